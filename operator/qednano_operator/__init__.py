@@ -1,0 +1,1 @@
+"""The Kubernetes operator of qednano: kopf as the informer, one pure planner, server-side apply."""
