@@ -1,0 +1,51 @@
+"""Every Prometheus metric of the jobs, named once. Exporters, dashboards and alerts take names from here.
+
+Labels never hold a sample, problem or pod: a run's series are bounded by its roles. Which run a series
+belongs to is added by the scrape (pod labels), not by the process.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+STEP = Gauge("qednano_step", "Optimizer steps done (trainers) or items done (other jobs).", ["role"])
+STEPS_TOTAL = Gauge("qednano_step_target", "Steps or items this job will do in all.", ["role"])
+LOSS = Gauge("qednano_train_loss", "Loss of the last optimizer step, per token.", ["role"])
+LEARNING_RATE = Gauge("qednano_train_learning_rate", "Learning rate of the last optimizer step.", ["role"])
+GRAD_NORM = Gauge("qednano_train_grad_norm", "Global gradient norm before clipping.", ["role"])
+TOKENS_TRAINED = Counter("qednano_train_tokens", "Tokens that went through the trainer.", ["role"])
+SKIPPED_STEPS = Counter("qednano_train_skipped_steps", "Steps skipped since loss or gradient was not finite.", ["role"])
+CHECKPOINT_SECONDS = Histogram("qednano_checkpoint_seconds", "Seconds to write one checkpoint.", ["role"])
+CHECKPOINT_TIME = Gauge("qednano_checkpoint_timestamp_seconds", "When the last checkpoint was complete.", ["role"])
+
+REWARD_MEAN = Gauge("qednano_rl_reward_mean", "Mean reward (0 to 1) of the last published groups.")
+REWARD_STD = Gauge("qednano_rl_reward_std", "Standard deviation of the reward within the last published groups.")
+GROUPS = Counter("qednano_rl_groups", "Groups by what became of them.", ["outcome"])
+STALENESS = Histogram(
+    "qednano_rl_staleness_steps",
+    "Optimizer steps between the weights that made a sample and those that learn from it.",
+    buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16, 32),
+)
+TOKENS_GENERATED = Counter("qednano_rl_generated_tokens", "Completion tokens from the rollout pool.")
+RESPONSE_TOKENS = Histogram(
+    "qednano_rl_response_tokens",
+    "Completion length in tokens.",
+    buckets=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536),
+)
+TRUNCATED = Counter("qednano_rl_truncated_samples", "Samples cut off by the token limit.")
+GRADER_SECONDS = Histogram("qednano_grader_seconds", "Seconds for one grade.")
+GRADER_FAILURES = Counter("qednano_grader_failures", "Grades that could not be obtained; the sample is dropped.", ["reason"])
+QUEUE_DEPTH = Gauge("qednano_rl_queue_groups", "Groups published and not yet consumed.")
+POOL_SERVERS = Gauge("qednano_rl_pool_servers", "Rollout servers with a live heartbeat.")
+TRAINER_WAIT = Counter("qednano_rl_trainer_wait_seconds", "Seconds the trainer waited for groups.")
+IMPORTANCE_RATIO = Gauge("qednano_rl_importance_ratio", "Importance ratio of the last step.", ["quantile"])
+CLIPPED_SHARE = Gauge("qednano_rl_clipped_share", "Share of tokens whose ratio was truncated or clipped.")
+EFFECTIVE_SAMPLE_SIZE = Gauge("qednano_rl_effective_sample_ratio", "Effective sample size over sample size, by weights.")
+ENTROPY = Gauge("qednano_rl_entropy_nats", "Mean token entropy of the policy, in nats.")
+KL = Gauge("qednano_rl_behaviour_kl_nats", "k3 estimate of KL(behaviour policy || policy) per token, in nats.")
+WEIGHT_SYNC_SECONDS = Histogram("qednano_weight_sync_seconds", "Seconds from publishing weights to serving them.")
+WEIGHT_VERSION = Gauge("qednano_weight_version", "Version (optimizer step) of the weights in use.", ["role"])
+
+ROWS = Counter("qednano_data_rows", "Dataset rows by stage and outcome.", ["stage", "outcome"])
+EVAL_SCORE = Gauge("qednano_eval_score", "Mean score (0 to 1) of an evaluated model.", ["model"])
+EVAL_SAMPLES = Counter("qednano_eval_samples", "Samples graded by an evaluation.", ["model"])
