@@ -1,1 +1,1 @@
-"""Reinforcement learning: rollouts, the sample stream between actor and trainer, advantages, losses, weight sync."""
+"""Reinforcement learning: rollouts, the sample stream, advantages, losses, weight sync."""

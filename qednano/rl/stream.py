@@ -1,9 +1,10 @@
 """The sample stream between the actor (publishes whole groups) and the trainer (consumes them in order).
 
 `FileStream` is the embedded default: one JSON file per group in `<run>/stream/`, named by its position.
-A group is written under a temporary name and hard-linked to its position, so a reader never sees a torn file and
-two publishers can never take one position. What was decided (published or discarded) is remembered by group id, also
-after the files are gone, so publishing is idempotent and a restarted actor goes on where its predecessor stopped.
+A group is written under a temporary name and hard-linked to its position, so a reader never sees a torn
+file and two publishers can never take one position. What was decided (published or discarded) is remembered
+by group id, also after the files are gone, so publishing is idempotent and a restarted actor goes on where
+its predecessor stopped.
 
 This module knows nothing of problems, graders or tensors.
 """
@@ -27,8 +28,9 @@ POLL_SECONDS = 0.02
 class Sample:
     """One completion: token ids and behaviour log-probs exactly as the rollout server gave them.
 
-    `logprobs[i]` is the log-probability of `completion_ids[i]` under the sampling distribution (temperature and top-p
-    applied), by the weights of versions `version_start..version_end`. `reward` is score/7 after shaping.
+    `logprobs[i]` is the log-probability of `completion_ids[i]` under the sampling distribution (temperature
+    and top-p applied), by the weights of versions `version_start..version_end`. `reward` is score/7 after
+    shaping.
     """
 
     prompt_ids: list[int]
@@ -55,7 +57,7 @@ class Group:
 
 
 class FileStream:
-    """A durable, ordered, exactly-once stream of groups in one folder; one publisher, one consumer, any restarts."""
+    """A durable, ordered, exactly-once stream of groups in one folder: one publisher, one consumer."""
 
     def __init__(self, run_dir: Path | str) -> None:
         self.folder = Path(run_dir) / "stream"
@@ -65,9 +67,9 @@ class FileStream:
         self._taken = self.folder / "TAKEN"
         self._last_taken: str | None = None
         self._lock = threading.Lock()
-        self._decided: dict[str, str] | None = None  # group id -> position ("" when discarded); publisher only
+        self._decided: dict[str, str] | None = None  # group id -> position, "" when discarded
 
-    # -- publisher ----------------------------------------------------------------------------------------------
+    # -- publisher -------------------------------------------------------------------------------------------
 
     def publish(self, group: Group) -> str:
         """Append the group and return its position; a group id already decided is not written again."""
@@ -103,15 +105,16 @@ class FileStream:
         taken = max(self._acknowledged(), _sequence(_read_text(self._taken)))
         return max(0, _sequence(self.last_published()) - taken)
 
-    # -- consumer -----------------------------------------------------------------------------------------------
+    # -- consumer --------------------------------------------------------------------------------------------
 
     def consume(
         self, after: str | None, stop: threading.Event, timeout: float | None = None
     ) -> tuple[str, Group] | None:
-        """The next group in publish order after `after`; waits. None when `stop` is set or `timeout` seconds passed.
+        """The next group after `after`, in publish order; waits for it.
 
-        Calling it with `after` says that everything up to `after` has been taken; going back (a trainer resumed from
-        an older checkpoint) is fine as long as those groups haven't been acknowledged.
+        None when `stop` is set or `timeout` seconds passed. Calling it with `after` says that everything up
+        to `after` has been taken; going back (a trainer resumed from an older checkpoint) is fine as long as
+        those groups haven't been acknowledged.
         """
         self._mark_taken(after or "")
         wanted = _position(max(_sequence(after), self._acknowledged()) + 1)
@@ -127,7 +130,7 @@ class FileStream:
         return None
 
     def acknowledge(self, position: str) -> None:
-        """Everything up to and including `position` is in a checkpoint: forget the samples, remember the ids."""
+        """Everything up to and including `position` is in a checkpoint: forget samples, remember ids."""
         upto, done = _sequence(position), self._acknowledged()
         present = [n for n in sorted(self._sequence_numbers()) if n <= upto]
         fresh = [n for n in present if n > done]
@@ -143,7 +146,7 @@ class FileStream:
             if _sequence(leftover.name[1:].split(".")[0]) <= upto:
                 leftover.unlink(missing_ok=True)
 
-    # -- the folder ---------------------------------------------------------------------------------------------
+    # -- the folder ------------------------------------------------------------------------------------------
 
     def _write(self, group: Group) -> str:
         number = _sequence(self.last_published()) + 1
@@ -207,7 +210,7 @@ def _decode(data: bytes, path: Path) -> Group:
         raw = json.loads(data)
         return Group(raw["id"], raw["problem_id"], [Sample(**sample) for sample in raw["samples"]])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a group of samples ({error}); remove it and restart the run") from error
+        raise DataError(f"{path} is not a group of samples ({error}); remove it and restart") from error
 
 
 def _read_text(path: Path) -> str:
