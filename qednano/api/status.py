@@ -1,0 +1,164 @@
+"""Status of a run, the same for all kinds: what `kubectl get` shows and machines wait for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from qednano.api.common import ApiModel, DecimalString
+
+Text = Annotated[str, StringConstraints(max_length=1024)]
+Label = Annotated[str, StringConstraints(max_length=253)]
+Time = Annotated[str, StringConstraints(max_length=32)]
+
+
+class Phase(StrEnum):
+    """Where a run is, for people. Derived from the conditions."""
+
+    PENDING = "Pending"
+    WAITING = "Waiting"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    COMPLETING = "Completing"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class ConditionType(StrEnum):
+    """What machines wait for."""
+
+    ACCEPTED = "Accepted"
+    DEPENDENCIES_READY = "DependenciesReady"
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    PROGRESSING = "Progressing"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+
+class Condition(ApiModel):
+    """A standard Kubernetes condition."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, StringConstraints(max_length=128)]
+    message: Text = ""
+    observed_generation: int = 0
+    last_transition_time: Time
+
+
+class Headline(ApiModel):
+    """One number of a run, by name."""
+
+    name: Label
+    value: DecimalString
+
+
+class Progress(ApiModel):
+    """How far the run is."""
+
+    stage: Label = ""
+    step: int = 0
+    total: int | None = None
+    unit: Label = "step"
+    rate: Label = Field(default="", description="Units a second.")
+    eta_seconds: int | None = None
+    message: Text = ""
+    metrics: list[Headline] = Field(
+        default_factory=list,
+        max_length=32,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    headline: Label = Field(default="", description="The number to show: reward, loss or score.")
+    staleness: Label = Field(default="", description="Mean staleness of an RL run, in optimizer steps.")
+    updated: Time = ""
+
+
+class RoleStatus(ApiModel):
+    """Processes of one role."""
+
+    name: Label
+    desired: int = 0
+    ready: int = 0
+    restarts: int = 0
+
+
+class Attempt(ApiModel):
+    """Why an attempt ended."""
+
+    number: int
+    reason: Label = ""
+    message: Text = ""
+    role: Label = ""
+    exit_code: int | None = None
+    counted: bool = True
+    ended: Time = ""
+
+
+class Usage(ApiModel):
+    """What the run has used."""
+
+    gpu_seconds: int = 0
+
+
+class ResolvedInputStatus(ApiModel):
+    """A reference as it was resolved when the run started; it is not looked up again."""
+
+    field: Label
+    name: Label = ""
+    uri: Text = ""
+    digest: Label = ""
+
+
+class ArtifactStatus(ApiModel):
+    """What the run made."""
+
+    uri: Text
+    digest: Label
+    manifest: Text = ""
+
+
+class RunStatus(ApiModel):
+    """Status of a run; always well under 16 KiB."""
+
+    phase: Phase | None = None
+    message: Text = ""
+    observed_generation: int = 0
+    attempt: int = 0
+    counted_restarts: int = 0
+    retry_after: Time = ""
+    start_time: Time = ""
+    completion_time: Time = ""
+    run_dir: Text = ""
+    gpus: int = Field(default=0, description="GPUs the run holds now.")
+    rollout_replicas: int = Field(default=0, description="Rollout servers that exist (scale subresource).")
+    selector: Text = Field(default="", description="Label selector of the rollout pods (scale subresource).")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    progress: Progress | None = None
+    roles: list[RoleStatus] = Field(
+        default_factory=list,
+        max_length=12,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    attempts: list[Attempt] = Field(default_factory=list, max_length=10)
+    usage: Usage | None = None
+    inputs: list[ResolvedInputStatus] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["field"]},
+    )
+    artifact: ArtifactStatus | None = None
