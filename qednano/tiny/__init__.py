@@ -1,0 +1,1 @@
+"""The tiny proof task: problems, an exact checker, an imperfect teacher, a tokenizer and a model that learns it."""
