@@ -1,0 +1,22 @@
+"""What a run needs: a pure function from its spec to roles, references and restart decisions.
+
+The operator turns roles into pods, the local runner into processes; both take them from here.
+"""
+
+from qednano.plan.lifecycle import Action, Verdict, backoff_seconds, classify
+from qednano.plan.references import Reference, literal_inputs, locate, references
+from qednano.plan.roles import Lifecycle, Role, roles
+
+__all__ = [
+    "Action",
+    "Lifecycle",
+    "Reference",
+    "Role",
+    "Verdict",
+    "backoff_seconds",
+    "classify",
+    "literal_inputs",
+    "locate",
+    "references",
+    "roles",
+]

@@ -1,0 +1,76 @@
+"""References of a spec to other runs, and where their files are once those runs are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from qednano.api import EvalRunSpec, RLRunSpec, SFTRunSpec
+from qednano.api.common import Checkpoint, DatasetRef, ModelRef, RunReference, RunSpec
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``field`` of the spec needs ``part`` of the run ``kind``/``name`` of the same namespace.
+
+    ``part`` is ``model``, ``initial``, or ``split/<name>``.
+    """
+
+    field: str
+    kind: str
+    name: str
+    part: str
+
+
+def _models(spec: RunSpec) -> list[tuple[str, ModelRef]]:
+    if isinstance(spec, SFTRunSpec | RLRunSpec):
+        return [("model", spec.model)]
+    if isinstance(spec, EvalRunSpec):
+        return [("model", spec.model)] + [
+            (f"baselines/{index}", baseline.model) for index, baseline in enumerate(spec.baselines)
+        ]
+    return []
+
+
+def _datasets(spec: RunSpec) -> list[tuple[str, DatasetRef]]:
+    if isinstance(spec, SFTRunSpec | RLRunSpec):
+        return [("dataset", spec.dataset)]
+    if isinstance(spec, EvalRunSpec):
+        return [("benchmark", spec.benchmark)]
+    return []
+
+
+def _of_run(field: str, kind: str, reference: RunReference) -> Reference:
+    part = "initial" if reference.checkpoint is Checkpoint.INITIAL else "model"
+    return Reference(field, kind, reference.name, part)
+
+
+def references(spec: RunSpec) -> tuple[Reference, ...]:
+    """Every reference of ``spec`` to another run, in field order."""
+    found = []
+    for field, model in _models(spec):
+        if model.sft_run:
+            found.append(_of_run(field, "SFTRun", model.sft_run))
+        if model.rl_run:
+            found.append(_of_run(field, "RLRun", model.rl_run))
+    for field, dataset in _datasets(spec):
+        if dataset.proof_dataset:
+            split = dataset.proof_dataset
+            found.append(Reference(field, "ProofDataset", split.name, f"split/{split.split}"))
+    return tuple(found)
+
+
+def literal_inputs(spec: RunSpec) -> dict[str, str]:
+    """Inputs that the spec names by uri: field to uri."""
+    inputs: list[tuple[str, ModelRef | DatasetRef]] = [*_models(spec), *_datasets(spec)]
+    return {field: item.uri for field, item in inputs if item.uri}
+
+
+def locate(reference: Reference, artifact_uri: str) -> str:
+    """Where the part is, given the artifact folder of the run that made it."""
+    folder = PurePosixPath(artifact_uri)
+    if reference.part == "model":
+        return str(folder / "model")
+    if reference.part == "initial":
+        return str(folder.parent / "initial")
+    return str(folder / f"{reference.part.removeprefix('split/')}.parquet")
