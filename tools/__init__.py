@@ -1,1 +1,1 @@
-"""Developer tools: nothing here is installed with qednano."""
+"""Tools for people who work on qednano: the local cluster, locks, Helm. Nothing here is shipped."""

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 GROUP = "qednano.dev"
 VERSION = "v1alpha1"
@@ -31,12 +32,9 @@ NAME_LIMIT = 40  # so that "<name>-<role>-a<attempt>-<rank>" fits the 63 charact
 DECIMAL_PATTERN = r"^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 
 
-def rule(expression: str, message: str, field: str | None = None) -> dict[str, str]:
+def rule(expression: str, message: str) -> JsonDict:
     """One CEL rule of a CRD (x-kubernetes-validations)."""
-    found = {"rule": expression, "message": message}
-    if field:
-        found["fieldPath"] = field
-    return found
+    return {"rule": expression, "message": message}
 
 
 class ApiModel(BaseModel):
@@ -63,7 +61,7 @@ def _decimal(value: Any) -> Any:
 DecimalString = Annotated[
     Decimal,
     BeforeValidator(_decimal),
-    PlainSerializer(lambda value: f"{value:f}" if abs(value.adjusted()) < 4 else str(value).lower(), return_type=str),
+    PlainSerializer(lambda value: f"{value:f}", return_type=str),
     WithJsonSchema({"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": 32}),
 ]
 """A decimal number written as a string, since Kubernetes APIs have no floats."""
@@ -71,9 +69,7 @@ DecimalString = Annotated[
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=NAME_LIMIT)]
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^\S+$")]
 ShortText = Annotated[str, StringConstraints(max_length=253)]
-Quantity = Annotated[
-    str, StringConstraints(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
-]
+Quantity = Annotated[str, StringConstraints(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 Seed = Annotated[int, Field(ge=0, le=2147483647)]
 
 
@@ -86,7 +82,7 @@ def exactly_one(model: BaseModel, *fields: str) -> None:
         raise ValueError(f"exactly one of {wanted} must be set, but {got}")
 
 
-def exactly_one_rule(*fields: str) -> dict[str, str]:
+def exactly_one_rule(*fields: str) -> JsonDict:
     """The CEL twin of ``exactly_one``."""
     names = [to_camel(name) for name in fields]
     tests = ", ".join(f"has(self.{name})" for name in names)
@@ -232,7 +228,7 @@ class Sampling(ApiModel):
 
     temperature: DecimalString = Field(default=Decimal("1.0"), description="Sampling temperature, 0 to 2.")
     top_p: DecimalString = Field(default=Decimal("1.0"), description="Nucleus mass, above 0 to 1.")
-    max_tokens: int = Field(default=1024, ge=1, le=262144, description="Longest completion, in tokens.")
+    max_tokens: int = Field(default=512, ge=1, le=262144, description="Longest completion, in tokens.")
 
     @model_validator(mode="after")
     def _ranges(self) -> Sampling:

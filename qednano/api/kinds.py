@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from qednano.api.common import API_VERSION, NAME_LIMIT, NAME_PATTERN, ApiModel, RunSpec
+from qednano.api.common import NAME_LIMIT, NAME_PATTERN, ApiModel, RunSpec
 from qednano.api.evalrun import EvalRunSpec
 from qednano.api.proofdataset import ProofDatasetSpec
 from qednano.api.rlrun import RLRunSpec
@@ -39,7 +39,7 @@ class Run(ApiModel):
     columns: ClassVar[tuple[tuple[str, str, str, int], ...]]
     scale: ClassVar[dict[str, str] | None] = None
 
-    api_version: Literal["qednano.dev/v1alpha1"] = API_VERSION
+    api_version: Literal["qednano.dev/v1alpha1"] = "qednano.dev/v1alpha1"
     kind: str
     metadata: Metadata
     status: RunStatus | None = None

