@@ -91,6 +91,7 @@ class RoleStatus(ApiModel):
     desired: int = 0
     ready: int = 0
     restarts: int = 0
+    attempt: int = Field(default=0, description="The attempt that the role's pods belong to.")
 
 
 class Attempt(ApiModel):
@@ -109,6 +110,7 @@ class Usage(ApiModel):
     """What the run has used."""
 
     gpu_seconds: int = 0
+    accrued_until: Time = Field(default="", description="Up to when the use is counted.")
 
 
 class ResolvedInputStatus(ApiModel):

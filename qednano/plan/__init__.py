@@ -3,7 +3,7 @@
 The operator turns roles into pods, the local runner into processes; both take them from here.
 """
 
-from qednano.plan.lifecycle import Action, Verdict, backoff_seconds, classify
+from qednano.plan.lifecycle import Action, Verdict, backoff_seconds, classify, told_exit_code
 from qednano.plan.references import Reference, literal_inputs, locate, references
 from qednano.plan.roles import Lifecycle, Role, roles
 
@@ -19,4 +19,5 @@ __all__ = [
     "locate",
     "references",
     "roles",
+    "told_exit_code",
 ]

@@ -48,6 +48,20 @@ _TABLE = {
 }
 
 
+_CODE_OF_REASON = {verdict.reason: code for code, verdict in _TABLE.items()} | {"ArtifactError": 65}
+
+
+def told_exit_code(exit_code: int, reason: str) -> int:
+    """The exit code that the job meant, given the ``reason`` of its last words.
+
+    torchrun ends with 1 whatever its ranks ended with, so there the last words decide. A ``Stopped`` is not
+    believed: torchrun also stops the healthy ranks of a gang after one has failed.
+    """
+    if exit_code != 1 or reason in ("Stopped", "Completed"):
+        return exit_code
+    return _CODE_OF_REASON.get(reason, exit_code)
+
+
 def classify(exit_code: int, *, disrupted: bool = False, out_of_memory: bool = False) -> Verdict:
     """What the end of a process means.
 
@@ -70,4 +84,4 @@ def backoff_seconds(restart: Restart, counted_restarts: int) -> int:
     """Seconds to wait before restart number ``counted_restarts`` (1 is the first): doubles, bounded."""
     if counted_restarts <= 0:
         return 0
-    return min(restart.max_backoff_seconds, restart.backoff_seconds * 2 ** min(counted_restarts - 1, 30))
+    return min(restart.max_backoff_seconds, restart.backoff_seconds << min(counted_restarts - 1, 30))
