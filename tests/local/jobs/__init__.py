@@ -1,0 +1,1 @@
+"""Small real jobs, so that the local runner is tested on real processes."""
