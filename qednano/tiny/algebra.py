@@ -1,7 +1,8 @@
 """Exact polynomials in the unknowns k and l, and a reader for the expressions a proof may write.
 
-Sums, products by juxtaposition, `*` or `·`, brackets and powers up to 2: no minus, no division, because no proof of this task
-needs them. Everything that could make reading expensive is bounded, so hostile text costs no more than honest text.
+Sums, products by juxtaposition, `*` or `·`, brackets and powers up to 2: no minus, no division, because no proof
+of this task needs them. Everything that could make reading expensive is bounded, so hostile text costs no more than
+honest text.
 """
 
 from __future__ import annotations

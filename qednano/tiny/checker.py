@@ -5,7 +5,8 @@ conclude (1). Then, in this order:
 - a line that is false or can't be read caps the score at 2;
 - factoring before the four steps it rests on are written caps the score at 3;
 - a true line said twice, or anything after the conclusion, costs 1 each;
-- a line that denies the claim, or concludes another residue for the same modulus, makes the score 0, whatever else is written.
+- a line that denies the claim, or concludes another residue for the same modulus, makes the score 0, whatever else
+  is written.
 A conclusion earns its point only after the factored form. True lines that earn nothing are free.
 """
 
@@ -186,7 +187,12 @@ class _Marking:
         )
         total = _follows(sums, (sorted([partial, c]), [partial + c]))
         expanded = any(side.is_expanded() for side in sides)
-        return reading.problem.first_term in compact and expanded, reading.second_term in compact and expanded, added, total
+        return (
+            reading.problem.first_term in compact and expanded,
+            reading.second_term in compact and expanded,
+            added,
+            total,
+        )
 
     def _is_factored(self, side: Expression) -> bool:
         """E written as m(...) with the bracket expanded, and + residue where the problem has one."""

@@ -25,8 +25,8 @@ def init(
     """
     if hidden_size % heads or heads % kv_heads or (hidden_size // heads) % 2:
         raise ConfigError(
-            f"hiddenSize {hidden_size}, heads {heads}, kvHeads {kv_heads}: hiddenSize must be an even multiple of heads "
-            "and heads a multiple of kvHeads"
+            f"hiddenSize {hidden_size}, heads {heads}, kvHeads {kv_heads}: hiddenSize must be an even multiple of "
+            "heads, and heads a multiple of kvHeads"
         )
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM

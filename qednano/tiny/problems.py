@@ -1,7 +1,7 @@
 """Divisibility problems in two unknowns: their text, their fold, and a generator without repetitions.
 
-A problem fixes n = mk + r and x = ml + q for unknown integers k, l, and asks for a proof about E = a n^p + b x + c modulo m.
-Everything that is asked follows from (p, m, a, r, b, q, c), so a problem is those seven integers and nothing else.
+A problem fixes n = mk + r and x = ml + q for unknown integers k, l, and asks for a proof about E = a n^p + b x + c
+modulo m. Everything that is asked follows from (p, m, a, r, b, q, c), so a problem is those seven integers and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qednano.errors import DataError
 
 FAMILIES = ("linear", "congruence", "quadratic")
 FOLDS = ("train", "heldout")
-MAX_DIFFICULTY = 12
+MAX_DIFFICULTY = 10
 HELDOUT_SHARE = 8  # one problem in eight is held out
 
 
@@ -32,7 +32,7 @@ class Bounds:
 
 
 def bounds(difficulty: int) -> Bounds:
-    """What difficulty 1..12 allows; each level contains the one below it."""
+    """What difficulty 1..10 allows; each level contains the one below it."""
     if difficulty == 1:
         return Bounds(modulus=5, coefficient=5, constant=9, leading=1)
     if difficulty == 2:
@@ -78,12 +78,7 @@ class Problem:
 
     def _within(self, limit: Bounds) -> bool:
         first = limit.leading if self.power == 2 else limit.coefficient
-        return (
-            self.m <= limit.modulus
-            and self.a <= first
-            and self.b <= limit.coefficient
-            and self.c <= limit.constant
-        )
+        return self.m <= limit.modulus and self.a <= first and self.b <= limit.coefficient and self.c <= limit.constant
 
     @cached_property
     def first_term(self) -> str:
@@ -151,23 +146,21 @@ def generate(
 ) -> Iterator[Problem]:
     """`count` distinct problems of one fold, the same ones for the same arguments, in constant memory.
 
-    A family named twice in `families` is drawn twice as often. Each (family, difficulty) is a finite space that is walked
-    in the order of a keyed permutation: that is why nothing repeats and nothing need be remembered.
+    A family named twice in `families` is drawn twice as often. Each (family, difficulty) is a finite space, walked in
+    the order of a keyed permutation: that is why nothing repeats and nothing need be remembered.
     Raises DataError for an unknown family or fold, and when the spaces hold fewer than `count` problems.
     """
     _check_arguments(fold, families, min_difficulty, max_difficulty)
     rng = random.Random(f"tiny-divisibility:{seed}:{fold}")
     levels = range(min_difficulty, max_difficulty + 1)
-    walks = {
-        (family, level): _walk(family, level, fold, seed) for family in sorted(set(families)) for level in levels
-    }
+    walks = {(family, level): _walk(family, level, fold, seed) for family in sorted(set(families)) for level in levels}
     draws = [(family, level) for family in families for level in levels]
     made = 0
     while made < count:
         if not draws:
             raise DataError(
-                f"{', '.join(sorted(set(families)))} at difficulty {min_difficulty} to {max_difficulty} has only {made} "
-                f"problems in the {fold} fold, {count} were asked for: ask for fewer or raise difficulty.max"
+                f"{', '.join(sorted(set(families)))} at difficulty {min_difficulty} to {max_difficulty} has only "
+                f"{made} problems in the {fold} fold, {count} were asked for: ask for fewer or raise difficulty.max"
             )
         drawn = draws[rng.randrange(len(draws))]
         problem = next(walks[drawn], None)

@@ -1,4 +1,4 @@
-"""A teacher who knows the proof but is sometimes hasty (leaves steps out) or careless (one digit wrong), as people are."""
+"""A teacher who knows the proof but is sometimes hasty (leaves steps out) or careless (one digit wrong)."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def _steps(problem: Problem) -> list[str]:
 
 def _with_wrong_digit(text: str, rng: random.Random) -> str:
     """`text` with one digit of one number changed; powers and leading digits that would turn 0 are left alone."""
-    places = [
-        i for i, character in enumerate(text) if character.isdigit() and (i == 0 or text[i - 1] != "^")
-    ]
+    places = [i for i, character in enumerate(text) if character.isdigit() and (i == 0 or text[i - 1] != "^")]
     place = rng.choice(places)
     leading = place == 0 or not text[place - 1].isdigit()
     others = [digit for digit in ("123456789" if leading else "0123456789") if digit != text[place]]

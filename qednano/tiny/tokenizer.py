@@ -1,7 +1,8 @@
 """The tiny task's tokenizer: a real Hugging Face fast tokenizer in which the phrases of a proof are single tokens.
 
-Digits are one token each, so arithmetic is learned digit by digit; phrases carry their own spaces, so decoding is the plain
-concatenation of tokens and gives back exactly the text. Any other text is spelt in characters or, failing that, in bytes.
+Digits are one token each, so arithmetic is learned digit by digit; phrases carry their own spaces, so decoding is the
+plain concatenation of tokens and gives back exactly the text. Any other text is spelt in characters or, failing that,
+in bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ SPECIAL = (PAD, END, USER, ASSISTANT)
 
 PHRASES = (
     "n = ", ", x = ", ", E = ", "n + ", "n^2 + ", "x + ", ". Prove ", "E ≡ ", " (mod ", " | E.", ").",
-    "\nE = ", ")\nSo ", "\nSo E ≡ ", "\nSo ", "So ", "E = ", "n^2 = ", "x = ", "k^2 + ", "k + ", "l + ", " + ", " = ", ") + ",
+    "\nE = ", ")\nSo ", "\nSo E ≡ ", "\nSo ", "So ", "E = ", "n^2 = ", "x = ",
+    "k^2 + ", "k + ", "l + ", " + ", " = ", ") + ",
 )  # fmt: skip
 
 CHAT_TEMPLATE = (
