@@ -39,6 +39,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02}m"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as columns as wide as they need; never cut, so that it can be piped."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
 def _headline(view: RunView, progress: Progress | None) -> str:
     if progress is None or not progress.headline:
         return ""
@@ -103,11 +111,12 @@ class PlainDisplay:
 class LiveDisplay:
     """A table of all runs that is redrawn in place."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console
         from rich.live import Live
 
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._console = console or Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False)
         self._live.start()
         self._at = 0.0
 

@@ -40,6 +40,16 @@ def _score(entry: dict[str, Any]) -> Score:
     return Score(entry["name"], float(entry["mean"]), float(low), float(high), others)
 
 
+def score_rows(scores: Sequence[Score]) -> list[list[str]]:
+    """The scores as rows of text, with a heading."""
+    names = list(dict.fromkeys(name for score in scores for name in score.others))
+    rows = [["MODEL", "MEAN SCORE", "95 % INTERVAL", *(name.upper() for name in names)]]
+    for score in scores:
+        others = [f"{score.others[name]:.3f}" if name in score.others else "" for name in names]
+        rows.append([score.model, f"{score.mean:.3f}", f"{score.low:.3f} to {score.high:.3f}", *others])
+    return rows
+
+
 def report_of(view: RunView) -> Path | None:
     """The HTML report of a finished run, None when it has none."""
     if view.folder is None or view.phase is not Phase.SUCCEEDED:

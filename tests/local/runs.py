@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
 from qednano.api.common import RunSpec
 from qednano.api.load import load_documents
+from qednano.errors import QedError
+from qednano.local import process
 from qednano.local.display import PlainDisplay
 from qednano.local.session import Interrupt, Session
 from qednano.plan import Lifecycle, Role, roles
@@ -53,11 +56,24 @@ def small_roles(spec: RunSpec) -> tuple[Role, ...]:
     return tuple(dataclasses.replace(role, module=modules[role.lifecycle]) for role in roles(spec))
 
 
+def _take_first_port(port: int) -> None:
+    """Hand out a port that is taken to the first process, as when someone took it in between."""
+    ports = iter([port])
+    free_port = process.free_port
+    process.free_port = lambda *avoid: next(ports, None) or free_port(*avoid)
+
+
 def main(arguments: list[str]) -> int:
     """Run the files under the root; the exit code is 0 when all succeeded."""
+    if "FIRST_PORT" in os.environ:
+        _take_first_port(int(os.environ["FIRST_PORT"]))
     documents = load_documents([Path(name) for name in arguments[1:]])
     session = Session(documents, Path(arguments[0]), PlainDisplay(sys.stdout), small_roles, Interrupt())
-    views = session.run()
+    try:
+        views = session.run()
+    except QedError as error:
+        print(error)
+        return error.exit_code
     if session.interrupt.count:
         return 128 + session.interrupt.signal
     return int(any(view.phase != "Succeeded" for view in views))
