@@ -42,6 +42,7 @@ class Run(ApiModel):
     api_version: Literal["qednano.dev/v1alpha1"] = "qednano.dev/v1alpha1"
     kind: str
     metadata: Metadata
+    spec: RunSpec
     status: RunStatus | None = None
 
     @classmethod

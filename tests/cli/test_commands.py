@@ -1,0 +1,128 @@
+"""The command line as a person uses it: real processes, exit codes, sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qednano import __version__
+from tests.local.conftest import Workshop, workshop  # noqa: F401
+from tests.local.runs import DATASET, SFT
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def qednano(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qednano.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, env=os.environ)
+
+
+def test_nothing_heavy_is_imported_for_help():
+    code = (
+        "import sys; import qednano.cli; "
+        "print([m for m in ('torch', 'yaml', 'pydantic', 'rich', 'qednano.api') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_local_runner_imports_no_ml_stack():
+    code = (
+        "import sys; import qednano.local.session, qednano.local.results, qednano.local.display; "
+        "print([m for m in ('torch', 'vllm', 'transformers', 'numpy', 'pyarrow') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_version():
+    assert qednano("version").stdout == f"{__version__}\n"
+
+
+def test_validate_counts_what_is_valid(tmp_path):
+    (tmp_path / "runs.yaml").write_text(f"{DATASET}---{SFT}")
+    done = qednano("validate", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2 valid: ProofDataset/tiny, SFTRun/tiny-sft\n")
+
+
+def test_validate_names_every_mistake_with_file_and_line(tmp_path):
+    file = tmp_path / "runs.yaml"
+    file.write_text(
+        DATASET.replace("problems: 10", "problems: none").replace("seed", "sed") + "---" + SFT + "  sead: 1\n"
+    )
+    done = qednano("validate", file)
+    assert done.returncode == 78
+    assert f"{file}:7: spec.splits[0].problems" in done.stderr
+    assert "spec.sead: there is no such field; did you mean seed?" in done.stderr
+
+
+def test_validate_finds_a_reference_that_leads_nowhere(tmp_path):
+    file = tmp_path / "sft.yaml"
+    file.write_text(SFT)
+    done = qednano("validate", file, "-o", "json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["valid"]) == (78, False)
+    assert "spec.dataset of SFTRun/tiny-sft refers to ProofDataset/tiny" in answer["mistakes"][0]
+
+
+def test_an_error_is_one_sentence_and_no_traceback(tmp_path):
+    done = qednano("run", tmp_path / "missing.yaml", "--root", tmp_path / "root")
+    assert done.returncode == 78
+    assert done.stderr == f"{tmp_path}/missing.yaml:1: there is no such file or folder\n"
+
+
+def test_crds_are_four_documents_for_kubectl():
+    import yaml
+
+    documents = list(yaml.safe_load_all(qednano("crds").stdout))
+    assert [item["spec"]["names"]["kind"] for item in documents] == ["ProofDataset", "SFTRun", "RLRun", "EvalRun"]
+
+
+def test_doctor_says_what_is_here():
+    found = {item["what"]: item for item in json.loads(qednano("doctor", "-o", "json").stdout)}
+    assert found["python"]["found"].startswith("3.")
+    assert found["cores"]["found"].isdigit()
+    assert all(item["ok"] or item["remedy"] for item in found.values())
+
+
+@pytest.fixture
+def done(workshop: Workshop) -> Path:  # noqa: F811
+    """A root with two finished runs."""
+    code, output = workshop.run(workshop.write(DATASET, SFT))
+    assert code == 0, output
+    return workshop.root
+
+
+def test_a_finished_root_can_be_looked_at(done: Path):
+    listed = json.loads(qednano("status", "--root", done, "-o", "json").stdout)
+    assert [(item["run"], item["phase"]) for item in listed] == [
+        ("ProofDataset/tiny", "Succeeded"),
+        ("SFTRun/tiny-sft", "Succeeded"),
+    ]
+    text = qednano("status", "--root", done).stdout
+    assert str(listed[1]["folder"]) in text and "Succeeded" in text
+
+    assert "INFO qednano.job: done" in qednano("logs", "tiny-sft/trainer", "--root", done).stdout
+    assert "done" in qednano("logs", "ProofDataset/tiny", "--root", done).stdout
+
+    missing = qednano("logs", "tiny-sft/actor", "--root", done)
+    assert missing.returncode == 64
+    assert "has no log of any role actor; its files are: trainer-0.a1.log" in missing.stderr
+    nobody = qednano("logs", "nobody", "--root", done)
+    assert nobody.stderr == (f"there is no run nobody under {done}; its runs are: ProofDataset/tiny, SFTRun/tiny-sft\n")
+    report = qednano("report", "--root", done)
+    assert (report.returncode, report.stderr) == (64, f"no EvalRun has finished under {done}; run one first\n")
+
+
+def test_run_ends_with_one_line_of_json(done: Path, tmp_path: Path):
+    manifest = tmp_path / "runs.yaml"
+    again = qednano("run", manifest, "--root", done)
+    assert again.returncode == 0, again.stderr
+    assert "SFTRun/tiny-sft  Succeeded  (as before)" in again.stdout
+    last = json.loads(again.stdout.splitlines()[-1])
+    assert (last["scores"], last["report"]) == ({}, None)
+    assert set(last["seconds"]) == {"ProofDataset/tiny", "SFTRun/tiny-sft", "total"}
+    assert "\x1b" not in again.stdout
