@@ -1,0 +1,118 @@
+"""A Hugging Face causal language model as the trainer uses it: packed rows in, log-probs out, plain folder back out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from qednano.errors import ConfigError
+from qednano.training import attention
+from qednano.training.logprobs import LogProbHead
+from qednano.training.packing import MicroBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*",
+                   "merges.txt", "added_tokens.json", "chat_template*")  # fmt: skip
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise ConfigError naming what is missing unless `folder` holds a model, its tokenizer and its chat template."""
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        missing.append("tokenizer.json")
+    if not _has_chat_template(folder):
+        missing.append("a chat template")
+    if missing:
+        there = "is not a folder" if not folder.is_dir() else f"lacks {', '.join(missing)}"
+        raise ConfigError(
+            f"{folder} is not a model: it {there}; give spec.model a folder of Hugging Face files "
+            "(config.json, safetensors, tokenizer, chat template)"
+        )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if list(folder.glob("chat_template*")):
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template"))
+    except (OSError, ValueError):
+        return False
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer; ConfigError when it can't be loaded or has no end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"the tokenizer in {folder} can't be loaded: {error}") from None
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer in {folder} has no end-of-sequence token; set eos_token in its config")
+    return tokenizer
+
+
+class Policy(nn.Module):
+    """A causal language model whose forward gives log-probs and entropies of a micro-batch's targets."""
+
+    def __init__(self, causal_lm: PreTrainedModel, attention_name: str) -> None:
+        super().__init__()
+        attention.register()
+        causal_lm.set_attn_implementation(attention_name)
+        causal_lm.config.use_cache = False
+        causal_lm.lm_head = LogProbHead(causal_lm.lm_head)
+        self.causal_lm = causal_lm
+        self.attention_name = attention_name
+
+    def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropies [N] of `batch.targets` under the policy at `temperature`."""
+        extra = attention.attention_arguments(self.attention_name, batch.lengths, batch.input_ids.device)
+        hidden = self.causal_lm.model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **extra
+        ).last_hidden_state[0]
+        return self.causal_lm.lm_head(hidden.index_select(0, batch.predictors), batch.targets, temperature)
+
+
+def load_policy(
+    folder: Path, *, dtype: torch.dtype, attention_name: str | None = None, recompute: bool = False
+) -> Policy:
+    """The policy in `folder`. `recompute` trades a second forward pass for the memory of activations."""
+    check_model_folder(folder)
+    from transformers import AutoModelForCausalLM
+
+    attention.register()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        causal_lm = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"the model in {folder} can't be loaded: {error}") from None
+    if recompute:
+        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = Policy(causal_lm, attention_name or attention.best_attention(device))
+    return policy.to(device)
+
+
+def write_model_folder(weights: dict[str, Tensor], source: Path, folder: Path) -> None:
+    """Write `weights` as safetensors with the configuration, tokenizer and chat template of `source` beside them."""
+    from huggingface_hub import save_torch_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in _BESIDE_WEIGHTS:
+        for path in sorted(source.glob(pattern)):
+            shutil.copyfile(path, folder / path.name)
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config["dtype"] = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    config.pop("torch_dtype", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_torch_state_dict(weights, folder, metadata={"format": "pt"})
