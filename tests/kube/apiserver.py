@@ -46,8 +46,12 @@ class ApiServer:
 
     def kubectl(self, *args: str | Path, stdin: str | None = None) -> str:
         """Runs kubectl as the administrator and returns what it printed. Raises KubectlFailed with its complaint."""
-        done = subprocess.run([self.plane.binaries.kubectl, "--kubeconfig", self.kubeconfig, *args],
-                              capture_output=True, text=True, input=stdin)
+        done = subprocess.run(
+            [self.plane.binaries.kubectl, "--kubeconfig", self.kubeconfig, *args],
+            capture_output=True,
+            text=True,
+            input=stdin,
+        )
         if done.returncode != 0:
             raise KubectlFailed(done.stderr.strip())
         return done.stdout

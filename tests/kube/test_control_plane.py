@@ -15,15 +15,22 @@ def crd(rule: str, max_items: int | None = 8) -> dict:
     names = {"type": "array", "items": {"type": "string", "maxLength": 20}}
     if max_items is not None:
         names["maxItems"] = max_items
-    spec = {"type": "object", "properties": {"size": {"type": "integer"}, "names": names},
-            "x-kubernetes-validations": [{"rule": rule, "message": "size stays as it was launched"}]}
+    spec = {
+        "type": "object",
+        "properties": {"size": {"type": "integer"}, "names": names},
+        "x-kubernetes-validations": [{"rule": rule, "message": "size stays as it was launched"}],
+    }
     schema = {"type": "object", "properties": {"spec": spec}}
     return {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
         "metadata": {"name": "boats.boats.example"},
-        "spec": {"group": "boats.example", "scope": "Namespaced", "names": {"plural": "boats", "kind": "Boat"},
-                 "versions": [{"name": "v1", "served": True, "storage": True,
-                               "schema": {"openAPIV3Schema": schema}}]},
+        "spec": {
+            "group": "boats.example",
+            "scope": "Namespaced",
+            "names": {"plural": "boats", "kind": "Boat"},
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+        },
     }
 
 
@@ -49,12 +56,22 @@ def test_children_go_with_their_owner(apiserver_with_controllers: ApiServer, nam
     server.install_crds(crd("self.size == oldSelf.size"))
     server.kubectl("-n", namespace, "apply", "-f", "-", stdin=BOAT % 3)
     uid = server.get("-n", namespace, "boat", "one")["metadata"]["uid"]
-    server.client.request("POST", f"/api/v1/namespaces/{namespace}/configmaps", {
-        "metadata": {"name": "child", "ownerReferences": [
-            {"apiVersion": "boats.example/v1", "kind": "Boat", "name": "one", "uid": uid}]}})
+    server.client.request(
+        "POST",
+        f"/api/v1/namespaces/{namespace}/configmaps",
+        {
+            "metadata": {
+                "name": "child",
+                "ownerReferences": [{"apiVersion": "boats.example/v1", "kind": "Boat", "name": "one", "uid": uid}],
+            }
+        },
+    )
     server.kubectl("-n", namespace, "delete", "boat", "one")
-    wait_until(lambda: not server.exists("-n", namespace, "configmap", "child"),
-               what="collection of the owner's child", seconds=60)
+    wait_until(
+        lambda: not server.exists("-n", namespace, "configmap", "child"),
+        what="collection of the owner's child",
+        seconds=60,
+    )
 
 
 def test_jobs_make_pods(apiserver_with_controllers: ApiServer, namespace_with_controllers: str) -> None:

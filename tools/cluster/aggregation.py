@@ -8,7 +8,6 @@ is served and goes before the CRD's last version has.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import sys
 import time
@@ -27,16 +26,27 @@ _LABEL = "qednano.dev/crd-group"
 
 def aggregate(client: ApiClient, port: int, authority: Path) -> None:
     """Sends requests for CRDs to the server on `port` of this host."""
-    client.apply(f"/api/v1/namespaces/{NAMESPACE}/services/{SERVICE}", {
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": SERVICE},
-        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port, "protocol": "TCP"}]}})
+    client.apply(
+        f"/api/v1/namespaces/{NAMESPACE}/services/{SERVICE}",
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": SERVICE},
+            "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port, "protocol": "TCP"}]},
+        },
+    )
     bundle = base64.b64encode(authority.read_bytes()).decode()
     # The API server makes this object once, when it starts, and leaves it alone after.
-    client.request("PATCH", f"{_API_SERVICES}/{CRD_VERSION}.{CRD_GROUP}", {
-        "spec": {"caBundle": bundle, "service": {"name": SERVICE, "namespace": NAMESPACE, "port": port}}}, MERGE)
+    client.request(
+        "PATCH",
+        f"{_API_SERVICES}/{CRD_VERSION}.{CRD_GROUP}",
+        {"spec": {"caBundle": bundle, "service": {"name": SERVICE, "namespace": NAMESPACE, "port": port}}},
+        MERGE,
+    )
     for item in client.request("GET", f"{_API_SERVICES}?labelSelector={_LABEL}")["items"]:
-        client.request("PATCH", f"{_API_SERVICES}/{item['metadata']['name']}", {
-            "spec": {"service": {"port": port}}}, MERGE)
+        client.request(
+            "PATCH", f"{_API_SERVICES}/{item['metadata']['name']}", {"spec": {"service": {"port": port}}}, MERGE
+        )
 
 
 def available(client: ApiClient, version: str, group: str) -> bool:
@@ -47,7 +57,8 @@ def available(client: ApiClient, version: str, group: str) -> bool:
         return False
     conditions = found.get("status", {}).get("conditions", [])
     return found["spec"].get("service") is not None and any(
-        condition["type"] == "Available" and condition["status"] == "True" for condition in conditions)
+        condition["type"] == "Available" and condition["status"] == "True" for condition in conditions
+    )
 
 
 def served(crds: list[dict[str, Any]]) -> set[tuple[str, str]]:
@@ -56,9 +67,12 @@ def served(crds: list[dict[str, Any]]) -> set[tuple[str, str]]:
         (crd["spec"]["group"], version["name"])
         for crd in crds
         if "deletionTimestamp" not in crd["metadata"]
-        and any(condition["type"] == "Established" and condition["status"] == "True"
-                for condition in crd.get("status", {}).get("conditions", []))
-        for version in crd["spec"]["versions"] if version["served"]
+        and any(
+            condition["type"] == "Established" and condition["status"] == "True"
+            for condition in crd.get("status", {}).get("conditions", [])
+        )
+        for version in crd["spec"]["versions"]
+        if version["served"]
     }
 
 
@@ -72,22 +86,37 @@ def synchronise(client: ApiClient) -> str:
         client.request("DELETE", f"{_API_SERVICES}/{version}.{group}")
     parent = client.request("GET", f"{_API_SERVICES}/{CRD_VERSION}.{CRD_GROUP}")["spec"]
     for group, version in sorted(wanted - have):
-        client.apply(f"{_API_SERVICES}/{version}.{group}", {
-            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-            "metadata": {"name": f"{version}.{group}", "labels": {_LABEL: group.replace("/", ".")[:63]}},
-            "spec": {"group": group, "version": version, "groupPriorityMinimum": 1000, "versionPriority": 100,
-                     "caBundle": parent["caBundle"], "service": parent["service"]}})
+        # Not a server-side apply: 1.20 panics on one of an APIService.
+        client.request(
+            "POST",
+            _API_SERVICES,
+            {
+                "apiVersion": "apiregistration.k8s.io/v1",
+                "kind": "APIService",
+                "metadata": {"name": f"{version}.{group}", "labels": {_LABEL: group.replace("/", ".")[:63]}},
+                "spec": {
+                    "group": group,
+                    "version": version,
+                    "groupPriorityMinimum": 1000,
+                    "versionPriority": 100,
+                    "caBundle": parent["caBundle"],
+                    "service": parent["service"],
+                },
+            },
+        )
     return str(crds["metadata"]["resourceVersion"])
 
 
 def follow(client: ApiClient) -> None:
     """Synchronises at every change of a CRD, for ever."""
     while True:
-        # Whatever breaks a pass (a server restarting, a conflict), the next pass starts from a fresh list.
-        with contextlib.suppress(Refused, OSError, ValueError):
+        try:
             version = synchronise(client)
             for _ in client.watch(_CRDS, version):
                 synchronise(client)
+        except (Refused, OSError, ValueError) as error:
+            # A server restarting, a conflict: the next pass starts from a fresh list.
+            print(f"starting again after: {error}", file=sys.stderr, flush=True)
         time.sleep(0.5)
 
 

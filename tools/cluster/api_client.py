@@ -33,8 +33,9 @@ class ApiClient:
     authority: Path
     token: str
 
-    def request(self, method: str, path: str, body: object = None, content_type: str = "application/json",
-                timeout: float = 10.0) -> Any:
+    def request(
+        self, method: str, path: str, body: object = None, content_type: str = "application/json", timeout: float = 10.0
+    ) -> Any:
         """Sends one request and returns the decoded JSON answer. Raises Refused, or OSError when unreachable."""
         connection = self._connect(timeout)
         try:
@@ -66,8 +67,11 @@ class ApiClient:
         """Yields watch events from `version` on, until the server ends the stream."""
         connection = self._connect(330.0)
         try:
-            connection.request("GET", f"{path}?watch=1&timeoutSeconds=300&resourceVersion={version}",
-                               headers={"Authorization": f"Bearer {self.token}"})
+            connection.request(
+                "GET",
+                f"{path}?watch=1&timeoutSeconds=300&resourceVersion={version}",
+                headers={"Authorization": f"Bearer {self.token}"},
+            )
             answer = connection.getresponse()
             if answer.status >= 300:
                 raise Refused(answer.status, f"watching {path} answered {answer.status}")

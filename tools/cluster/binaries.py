@@ -36,18 +36,28 @@ def from_assets() -> Binaries | None:
     folder = Path(named)
     for name in ("etcd", "kube-apiserver", "kubectl"):
         if not (folder / name).exists():
-            raise ClusterError(f"KUBEBUILDER_ASSETS names {folder}, which holds no {name}: unset it or name an envtest bundle")
+            raise ClusterError(
+                f"KUBEBUILDER_ASSETS names {folder}, which holds no {name}: unset it or name an envtest bundle"
+            )
     said = run([folder / "kube-apiserver", "--version"], what="asking kube-apiserver for its version")
     found = re.search(r"v(\d+)\.(\d+)", said)
     if found is None:
         raise ClusterError(f"{folder / 'kube-apiserver'} does not tell its version: {said.strip()}")
     version = (int(found[1]), int(found[2]))
     if version < _CEL_SINCE:
-        raise ClusterError(f"the bundle in KUBEBUILDER_ASSETS is of Kubernetes {version[0]}.{version[1]}, and custom "
-                           "resources with CEL rules need 1.29 or newer")
+        raise ClusterError(
+            f"the bundle in KUBEBUILDER_ASSETS is of Kubernetes {version[0]}.{version[1]}, and custom "
+            "resources with CEL rules need 1.29 or newer"
+        )
     manager = folder / "kube-controller-manager"
-    return Binaries(etcd=folder / "etcd", kube_apiserver=folder / "kube-apiserver", kubectl=folder / "kubectl",
-                    controller_manager=manager if manager.exists() else None, crd_server=None, version=version)
+    return Binaries(
+        etcd=folder / "etcd",
+        kube_apiserver=folder / "kube-apiserver",
+        kubectl=folder / "kubectl",
+        controller_manager=manager if manager.exists() else None,
+        crd_server=None,
+        version=version,
+    )
 
 
 def from_cache(cache: Cache) -> Binaries | None:
@@ -59,10 +69,14 @@ def from_cache(cache: Cache) -> Binaries | None:
     manager = built / "kube-controller-manager"
     kubectl = built / "kubectl"
     server = crd_server.binary(cache)
-    return Binaries(etcd=Path(etcd), kube_apiserver=built / "kube-apiserver",
-                    kubectl=kubectl if kubectl.exists() else Path(shutil.which("kubectl") or kubectl),
-                    controller_manager=manager if manager.exists() else None,
-                    crd_server=server if server.exists() else None, version=(1, 20))
+    return Binaries(
+        etcd=Path(etcd),
+        kube_apiserver=built / "kube-apiserver",
+        kubectl=kubectl if kubectl.exists() else Path(shutil.which("kubectl") or kubectl),
+        controller_manager=manager if manager.exists() else None,
+        crd_server=server if server.exists() else None,
+        version=(1, 20),
+    )
 
 
 def build(cache: Cache, *, node: bool = True) -> Binaries:

@@ -47,7 +47,7 @@ class ControlPlane:
     """
 
     folder: Path
-    binaries: Binaries
+    binaries: Binaries | None
     address: str = "127.0.0.1"
     pods_run: bool = False
     ephemeral: bool = False
@@ -102,8 +102,10 @@ class ControlPlane:
             daemon.stop()
 
     def _daemons(self) -> list[Daemon]:
-        return [self._daemon(name) for name in
-                ("etcd", "kube-apiserver", aggregation.SERVICE, "crd-groups", "kube-controller-manager")]
+        return [
+            self._daemon(name)
+            for name in ("etcd", "kube-apiserver", aggregation.SERVICE, "crd-groups", "kube-controller-manager")
+        ]
 
     def _daemon(self, name: str) -> Daemon:
         return Daemon(name, self.folder / "run")
@@ -125,8 +127,11 @@ class ControlPlane:
         if not (self.folder / "ports.json").exists():
             names = ("apiserver", "etcd", "etcd-peer", "apiextensions")
             (self.folder / "ports.json").write_text(json.dumps({name: free_port() for name in names}))
-        certificates.make(self.certificates, addresses=sorted({"127.0.0.1", _SERVICE_ADDRESS, self.address}),
-                          service_names=[f"{aggregation.SERVICE}.{aggregation.NAMESPACE}.svc"])
+        certificates.make(
+            self.certificates,
+            addresses=sorted({"127.0.0.1", _SERVICE_ADDRESS, self.address}),
+            service_names=[f"{aggregation.SERVICE}.{aggregation.NAMESPACE}.svc"],
+        )
         if not (self.folder / "tokens.csv").exists():
             lines = [f'{secrets.token_hex(16)},{name},{user},"{group}"' for user, (name, group) in _USERS.items()]
             (self.folder / "tokens.csv").write_text("\n".join(lines) + "\n")
@@ -138,43 +143,78 @@ class ControlPlane:
         authority = base64.b64encode((self.certificates / "ca.crt").read_bytes()).decode()
         target = self.kubeconfig_of(user)
         target.touch(mode=0o600)
-        target.write_text(json.dumps({
-            "apiVersion": "v1", "kind": "Config", "current-context": "qednano",
-            "clusters": [{"name": "qednano", "cluster": {"server": self._url("apiserver"),
-                                                         "certificate-authority-data": authority}}],
-            "users": [{"name": user, "user": {"token": token}}],
-            "contexts": [{"name": "qednano", "context": {"cluster": "qednano", "user": user}}],
-        }, indent=1))
+        target.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "qednano",
+                    "clusters": [
+                        {
+                            "name": "qednano",
+                            "cluster": {"server": self._url("apiserver"), "certificate-authority-data": authority},
+                        }
+                    ],
+                    "users": [{"name": user, "user": {"token": token}}],
+                    "contexts": [{"name": "qednano", "context": {"cluster": "qednano", "user": user}}],
+                },
+                indent=1,
+            )
+        )
 
     def _etcd(self) -> list[str | Path]:
         ports = self._ports()
         client, peer = (f"http://127.0.0.1:{ports[name]}" for name in ("etcd", "etcd-peer"))
         # No fsync: losing a test cluster's last writes with the machine's power is no loss.
-        return [self.binaries.etcd, "--name=qednano", f"--data-dir={self.folder / 'etcd'}",
-                f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=qednano={peer}", "--unsafe-no-fsync",
-                "--logger=zap", "--log-level=warn"]
+        return [
+            self.binaries.etcd,
+            "--name=qednano",
+            f"--data-dir={self.folder / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=qednano={peer}",
+            "--unsafe-no-fsync",
+            "--logger=zap",
+            "--log-level=warn",
+        ]
 
     def _front_proxy(self) -> list[str]:
-        return [f"--requestheader-client-ca-file={self.certificates / 'front-proxy-ca.crt'}",
-                "--requestheader-allowed-names=front-proxy", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-                "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User"]
+        return [
+            f"--requestheader-client-ca-file={self.certificates / 'front-proxy-ca.crt'}",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-username-headers=X-Remote-User",
+        ]
 
     def _apiserver(self) -> list[str | Path]:
         pki, ports = self.certificates, self._ports()
         argv: list[str | Path] = [
-            self.binaries.kube_apiserver, f"--etcd-servers=http://127.0.0.1:{ports['etcd']}",
-            f"--bind-address={self.address}", f"--secure-port={ports['apiserver']}",
-            f"--tls-cert-file={pki / 'apiserver.crt'}", f"--tls-private-key-file={pki / 'apiserver.key'}",
-            f"--cert-dir={pki}", f"--client-ca-file={pki / 'ca.crt'}", f"--token-auth-file={self.folder / 'tokens.csv'}",
-            "--authorization-mode=Node,RBAC", "--allow-privileged=true", f"--service-cluster-ip-range={SERVICE_RANGE}",
+            self.binaries.kube_apiserver,
+            f"--etcd-servers=http://127.0.0.1:{ports['etcd']}",
+            f"--bind-address={self.address}",
+            f"--secure-port={ports['apiserver']}",
+            f"--tls-cert-file={pki / 'apiserver.crt'}",
+            f"--tls-private-key-file={pki / 'apiserver.key'}",
+            f"--cert-dir={pki}",
+            f"--client-ca-file={pki / 'ca.crt'}",
+            f"--token-auth-file={self.folder / 'tokens.csv'}",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged=true",
+            f"--service-cluster-ip-range={SERVICE_RANGE}",
             f"--service-account-key-file={pki / 'service-account.pub'}",
             f"--service-account-signing-key-file={pki / 'service-account.key'}",
-            "--service-account-issuer=https://kubernetes.default.svc", "--profiling=false",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--profiling=false",
             "--kubelet-preferred-address-types=InternalIP",
-            f"--kubelet-client-certificate={pki / 'apiserver.crt'}", f"--kubelet-client-key={pki / 'apiserver.key'}",
-            *self._front_proxy(), f"--proxy-client-cert-file={pki / 'front-proxy.crt'}",
-            f"--proxy-client-key-file={pki / 'front-proxy.key'}"]
+            f"--kubelet-client-certificate={pki / 'apiserver.crt'}",
+            f"--kubelet-client-key={pki / 'apiserver.key'}",
+            *self._front_proxy(),
+            f"--proxy-client-cert-file={pki / 'front-proxy.crt'}",
+            f"--proxy-client-key-file={pki / 'front-proxy.key'}",
+        ]
         if self.binaries.version < (1, 23):
             argv.append("--feature-gates=TTLAfterFinished=true")
         if not self.pods_run:
@@ -185,31 +225,53 @@ class ControlPlane:
     def _start_crd_server(self) -> None:
         server, registrar = self._daemon(aggregation.SERVICE), self._daemon("crd-groups")
         pki, ports = self.certificates, self._ports()
-        server.start([
-            str(self.binaries.crd_server), f"--etcd-servers=http://127.0.0.1:{ports['etcd']}",
-            "--etcd-prefix=/apiextensions-1.36", "--bind-address=127.0.0.1", f"--secure-port={ports['apiextensions']}",
-            f"--cert-dir={pki}", f"--tls-cert-file={pki / 'apiextensions.crt'}",
-            f"--tls-private-key-file={pki / 'apiextensions.key'}", f"--client-ca-file={pki / 'ca.crt'}",
-            "--authentication-skip-lookup", *self._front_proxy(),
-            *(f"--{flag}kubeconfig={self.kubeconfig}" for flag in ("", "authentication-", "authorization-")),
-            "--enable-priority-and-fairness=false",
-            "--disable-admission-plugins=MutatingAdmissionPolicy,ValidatingAdmissionPolicy",
-        ], dies_with_parent=self.ephemeral)
+        server.start(
+            [
+                str(self.binaries.crd_server),
+                f"--etcd-servers=http://127.0.0.1:{ports['etcd']}",
+                "--etcd-prefix=/apiextensions-1.36",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={ports['apiextensions']}",
+                f"--cert-dir={pki}",
+                f"--tls-cert-file={pki / 'apiextensions.crt'}",
+                f"--tls-private-key-file={pki / 'apiextensions.key'}",
+                f"--client-ca-file={pki / 'ca.crt'}",
+                "--authentication-skip-lookup",
+                *self._front_proxy(),
+                *(f"--{flag}kubeconfig={self.kubeconfig}" for flag in ("", "authentication-", "authorization-")),
+                "--enable-priority-and-fairness=false",
+                "--disable-admission-plugins=MutatingAdmissionPolicy,ValidatingAdmissionPolicy",
+            ],
+            dies_with_parent=self.ephemeral,
+        )
         client = self.client()
         aggregation.aggregate(client, ports["apiextensions"], pki / "ca.crt")
-        wait_until(lambda: aggregation.available(client, aggregation.CRD_VERSION, aggregation.CRD_GROUP),
-                   what="the 1.36 server of custom resources", seconds=90, alive=server.check_alive)
-        registrar.start([sys.executable, "-m", "tools.cluster.aggregation", self.kubeconfig],
-                        cwd=REPOSITORY, dies_with_parent=self.ephemeral)
+        wait_until(
+            lambda: aggregation.available(client, aggregation.CRD_VERSION, aggregation.CRD_GROUP),
+            what="the 1.36 server of custom resources",
+            seconds=90,
+            alive=server.check_alive,
+        )
+        registrar.start(
+            [sys.executable, "-m", "tools.cluster.aggregation", self.kubeconfig],
+            cwd=REPOSITORY,
+            dies_with_parent=self.ephemeral,
+        )
 
     def _start_controllers(self) -> None:
         if self.binaries.controller_manager is None:
             raise ClusterError("this control plane has no kube-controller-manager: run python -m tools.cluster build")
         pki = self.certificates
         argv: list[str | Path] = [
-            self.binaries.controller_manager, f"--kubeconfig={self.kubeconfig}", "--bind-address=127.0.0.1",
-            f"--secure-port={free_port()}", "--leader-elect=false", f"--root-ca-file={pki / 'ca.crt'}",
-            f"--service-account-private-key-file={pki / 'service-account.key'}", f"--cert-dir={self.folder / 'run'}"]
+            self.binaries.controller_manager,
+            f"--kubeconfig={self.kubeconfig}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={free_port()}",
+            "--leader-elect=false",
+            f"--root-ca-file={pki / 'ca.crt'}",
+            f"--service-account-private-key-file={pki / 'service-account.key'}",
+            f"--cert-dir={self.folder / 'run'}",
+        ]
         if self.binaries.version < (1, 23):
             argv += ["--feature-gates=TTLAfterFinished=true", "--port=0"]
         self._daemon("kube-controller-manager").start(argv, dies_with_parent=self.ephemeral)

@@ -67,9 +67,15 @@ class Daemon:
         if dies_with_parent:
             command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         with self.log.open("ab") as sink:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
-                                     env=None if env is None else {**os.environ, **env}, cwd=cwd,
-                                     start_new_session=True)
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=None if env is None else {**os.environ, **env},
+                cwd=cwd,
+                start_new_session=True,
+            )
         child.returncode = 0  # never waited for through Popen: _start_ticks reaps it, or init does
         draft = self._pid_file.with_suffix(".new")
         draft.write_text(f"{child.pid} {_start_ticks(child.pid)}\n")

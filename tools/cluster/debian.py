@@ -22,8 +22,9 @@ def missing(packages: Sequence[str]) -> list[str]:
     """Those of `packages` which are not installed on this host."""
     if shutil.which("dpkg-query") is None:
         raise ClusterError("the native cluster is built from Debian's packages, and this host has no dpkg")
-    done = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages], capture_output=True, text=True
+    )
     installed = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
     return [package for package in packages if package not in installed]
 
@@ -34,8 +35,10 @@ def require(packages: Sequence[str], *, purpose: str) -> None:
     if not wanted:
         return
     if os.geteuid() != 0:
-        raise ClusterError(f"{purpose} needs packages that only root can install; run: "
-                           f"sudo apt-get update && sudo apt-get install -y --no-install-recommends {' '.join(wanted)}")
+        raise ClusterError(
+            f"{purpose} needs packages that only root can install; run: "
+            f"sudo apt-get update && sudo apt-get install -y --no-install-recommends {' '.join(wanted)}"
+        )
     # A package's own services must not start: the cluster runs its own, under its own folder.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with step(f"installing {' '.join(wanted)} for {purpose}"):
@@ -52,9 +55,21 @@ def fetch_source(package: str, suite: str, folder: Path) -> Path:
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     sources = folder / "sources.list"
     sources.write_text(f"deb-src [signed-by={KEYRING}] {MIRROR} {suite} main\n")
-    private = ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null",
-               "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={folder}", "-o", "Dir::Cache::archives=archives",
-               "-o", "APT::Sandbox::User=root", *UNDATED]
+    private = [
+        "-o",
+        f"Dir::Etc::sourcelist={sources}",
+        "-o",
+        "Dir::Etc::sourceparts=/dev/null",
+        "-o",
+        f"Dir::State::Lists={lists}",
+        "-o",
+        f"Dir::Cache={folder}",
+        "-o",
+        "Dir::Cache::archives=archives",
+        "-o",
+        "APT::Sandbox::User=root",
+        *UNDATED,
+    ]
     (folder / "archives/partial").mkdir(parents=True, exist_ok=True)
     run([*_APT, *private, "update"], what=f"reading Debian {suite}'s list of sources", cwd=folder)
     run([*_APT, *private, "source", package], what=f"fetching the source of {package}", cwd=folder)
@@ -73,6 +88,9 @@ def bootstrap(suite: str, root: Path, packages: Sequence[str], *, log: Path) -> 
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
     with step(f"debootstrap of Debian {suite}"):
-        run(["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, draft, MIRROR],
-            what=f"debootstrap of Debian {suite}", log=log)
+        run(
+            ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, draft, MIRROR],
+            what=f"debootstrap of Debian {suite}",
+            log=log,
+        )
     draft.rename(root)

@@ -20,8 +20,18 @@ VERSION = "v1.20.2"
 CONTROL_PLANE = ("kube-apiserver", "kubectl", "kube-controller-manager")
 NODE = ("kube-scheduler", "kubelet", "kube-proxy")
 _GO = "1.19"
-_PACKAGES = (f"golang-{_GO}-go", "dpkg-dev", "rsync", "jq", "make", "gcc", "libc6-dev", "patch", "xz-utils",
-             "ca-certificates")
+_PACKAGES = (
+    f"golang-{_GO}-go",
+    "dpkg-dev",
+    "rsync",
+    "jq",
+    "make",
+    "gcc",
+    "libc6-dev",
+    "patch",
+    "xz-utils",
+    "ca-certificates",
+)
 
 
 @contextmanager
@@ -51,8 +61,10 @@ def build(cache: Cache, names: Sequence[str] = (*CONTROL_PLANE, *NODE)) -> Path:
     with exclusive(cache.kubernetes):
         wanted = missing(cache, names)
         # The API server first: the tests that need nothing else can begin while the rest is built.
-        for batch in ([name for name in wanted if name == "kube-apiserver"],
-                      [name for name in wanted if name != "kube-apiserver"]):
+        for batch in (
+            [name for name in wanted if name == "kube-apiserver"],
+            [name for name in wanted if name != "kube-apiserver"],
+        ):
             if batch:
                 _make(cache.kubernetes / "src", binaries, batch)
         if not missing(cache, (*CONTROL_PLANE, *NODE)):
@@ -65,12 +77,25 @@ def _make(workspace: Path, binaries: Path, names: Sequence[str]) -> None:
     tree = _source(workspace)
     log = workspace.parent / "build.log"
     cores = os.cpu_count() or 1
-    env = {**os.environ, "PATH": f"/usr/lib/go-{_GO}/bin:{os.environ['PATH']}", "GOPATH": str(tree / ".go"),
-           "GOCACHE": str(workspace / "gocache"), "GO111MODULE": "off", "GOPROXY": "off", "GOFLAGS": f"-p={cores}",
-           "KUBE_BUILD_PLATFORMS": f"linux/{architecture()}", "KUBE_GIT_VERSION_FILE": str(tree / "version.sh")}
+    env = {
+        **os.environ,
+        "PATH": f"/usr/lib/go-{_GO}/bin:{os.environ['PATH']}",
+        "GOPATH": str(tree / ".go"),
+        "GOCACHE": str(workspace / "gocache"),
+        "GO111MODULE": "off",
+        "GOPROXY": "off",
+        "GOFLAGS": f"-p={cores}",
+        "KUBE_BUILD_PLATFORMS": f"linux/{architecture()}",
+        "KUBE_GIT_VERSION_FILE": str(tree / "version.sh"),
+    }
     with step(f"compiling {', '.join(names)} {VERSION} (log: {log})"):
-        run(["nice", "make", f"-j{cores}", f"WHAT={' '.join('cmd/' + name for name in names)}", "GOLDFLAGS=-s -w"],
-            what=f"compiling {', '.join(names)}", log=log, cwd=tree, env=env)
+        run(
+            ["nice", "make", f"-j{cores}", f"WHAT={' '.join('cmd/' + name for name in names)}", "GOLDFLAGS=-s -w"],
+            what=f"compiling {', '.join(names)}",
+            log=log,
+            cwd=tree,
+            env=env,
+        )
     binaries.mkdir(parents=True, exist_ok=True)
     for name in names:
         draft = binaries / f".{name}"
@@ -91,6 +116,7 @@ def _source(workspace: Path) -> Path:
         major, minor = VERSION[1:].split(".")[:2]
         (tree / "version.sh").write_text(
             f"KUBE_GIT_COMMIT=debian\nKUBE_GIT_TREE_STATE=archive\nKUBE_GIT_VERSION={VERSION}\n"
-            f"KUBE_GIT_MAJOR={major}\nKUBE_GIT_MINOR={minor}\n")
+            f"KUBE_GIT_MAJOR={major}\nKUBE_GIT_MINOR={minor}\n"
+        )
         ready.write_text(tree.name)
     return workspace / ready.read_text()

@@ -46,8 +46,9 @@ def run(
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as sink:
-                done = subprocess.run(command, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT,
-                                      stdin=subprocess.DEVNULL)
+                done = subprocess.run(
+                    command, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                )
             output, said = "", log.read_text(errors="replace")
         else:
             captured = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, input=stdin)

@@ -1,0 +1,284 @@
+"""Builds the images without Docker or a registry, and hands containerd only the layers it lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+from tools.cluster import debian, pip_settings
+from tools.cluster.errors import ClusterError
+from tools.cluster.node import PAUSE_IMAGE, Node
+from tools.cluster.paths import REPOSITORY, Cache
+from tools.cluster.steps import run, say, step
+
+NAMES = ("operator", "worker", "trainer", "server")
+BASE_IMAGE = "localhost/qednano-base:py311"
+_BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
+_PAUSE = (
+    "#include <unistd.h>\n#include <signal.h>\n#include <stdlib.h>\nstatic void end(int s) { exit(0); }\n"
+    "int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n"
+)
+
+
+def reference(name: str, tag: str = "dev") -> str:
+    """The full name of one of the project's images."""
+    return f"localhost/qednano-{name}:{tag}"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """buildah on a storage of its own under `folder`."""
+
+    folder: Path
+
+    @property
+    def layout(self) -> Path:
+        """An OCI layout of the layers exported so far."""
+        return self.folder / "oci"
+
+    def build(self, name: str, variant: str = "cpu") -> str:
+        """Builds images/NAME unless nothing it is made of has changed; returns its image id."""
+        recipe = REPOSITORY / "images" / name / "Dockerfile"
+        if not recipe.exists():
+            raise ClusterError(f"there is no image {name!r}: choose from {', '.join(NAMES)}")
+        base = self.base()
+        print_of_inputs = fingerprint([base, variant, name], inputs_of(recipe))
+        known = self._known(name, print_of_inputs)
+        if known is not None:
+            return known
+        settings = pip_settings.host_settings()
+        mounts = pip_settings.volumes(settings, self.folder / "pip.conf")
+        log = self.folder / f"build-{name}.log"
+        log.unlink(missing_ok=True)
+        with step(f"building {reference(name)} (log: {log})"):
+            self._buildah(
+                "bud",
+                "--layers",
+                "--isolation",
+                "chroot",
+                "--network",
+                "host",
+                "--format",
+                "oci",
+                "--build-arg",
+                f"BASE_IMAGE={BASE_IMAGE}",
+                "--build-arg",
+                f"VARIANT={variant}",
+                *(word for mount in mounts for word in ("--volume", mount)),
+                "--ignorefile",
+                REPOSITORY / ".dockerignore",
+                "--file",
+                recipe,
+                "--tag",
+                reference(name),
+                REPOSITORY,
+                what=f"building the image {name}",
+                log=log,
+            )
+        identity = self._identity(reference(name))
+        self._remember(name, print_of_inputs, identity)
+        return identity
+
+    def base(self) -> str:
+        """A Debian 12 with Python 3.11, which stands in for python:3.11-slim-bookworm; returns its image id."""
+        wanted = fingerprint([debian.MIRROR, *_BASE_PACKAGES], [])
+        known = self._known("base", wanted)
+        if known is not None:
+            return known
+        root = self.folder / "base-root"
+        debian.bootstrap("bookworm", root, _BASE_PACKAGES, log=self.folder / "build-base.log")
+        for heavy in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists", "var/cache/apt"):
+            shutil.rmtree(root / heavy, ignore_errors=True)
+            (root / heavy).mkdir(parents=True)
+        with step(f"making {BASE_IMAGE}"):
+            self._commit(root, BASE_IMAGE, [])
+        shutil.rmtree(root)
+        identity = self._identity(BASE_IMAGE)
+        self._remember("base", wanted, identity)
+        return identity
+
+    def pause(self) -> str:
+        """The image every pod's sandbox runs; returns its image id."""
+        wanted = fingerprint([_PAUSE], [])
+        known = self._known("pause", wanted)
+        if known is not None:
+            return known
+        root = self.folder / "pause-root"
+        root.mkdir(parents=True, exist_ok=True)
+        run(["gcc", "-static", "-Os", "-x", "c", "-", "-o", root / "pause"], what="compiling pause", stdin=_PAUSE)
+        self._commit(root, PAUSE_IMAGE, ["--entrypoint", '["/pause"]'])
+        shutil.rmtree(root)
+        identity = self._identity(PAUSE_IMAGE)
+        self._remember("pause", wanted, identity)
+        return identity
+
+    def export(self, name: str) -> str:
+        """Writes the image to the OCI layout, layers that are there already excepted; returns its manifest's digest."""
+        tag = name.partition("/")[2].replace(":", "-")
+        digest_file = self.folder / "digest"
+        self._buildah(
+            "push",
+            "--disable-compression",
+            "--format",
+            "oci",
+            "--digestfile",
+            digest_file,
+            name,
+            f"oci:{self.layout}:{tag}",
+            what=f"exporting {name}",
+        )
+        return digest_file.read_text().strip()
+
+    def _commit(self, root: Path, name: str, settings: list[str]) -> None:
+        container = self._buildah("from", "scratch", what=f"starting {name}").strip()
+        self._buildah("add", container, root, "/", what=f"filling {name}")
+        if settings:
+            self._buildah("config", *settings, container, what=f"configuring {name}")
+        self._buildah("commit", "--rm", "--format", "oci", container, name, what=f"committing {name}")
+
+    def _identity(self, name: str) -> str:
+        return self._buildah("images", "--quiet", "--no-trunc", name, what=f"looking for {name}").split()[0]
+
+    def _known(self, name: str, print_of_inputs: str) -> str | None:
+        """The id of an image built from just these inputes, when the storage still has it."""
+        record = self.folder / "built" / name
+        if record.exists():
+            wanted, _, identity = record.read_text().partition(" ")
+            if (
+                wanted == print_of_inputs
+                and identity in self._buildah("images", "--quiet", "--no-trunc", what="listing images").split()
+            ):
+                return identity
+        return None
+
+    def _remember(self, name: str, print_of_inputs: str, identity: str) -> None:
+        record = self.folder / "built" / name
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(f"{print_of_inputs} {identity}")
+
+    def _buildah(self, *args: str | Path, what: str, log: Path | None = None) -> str:
+        debian.require(["buildah"], purpose="building images")
+        temporary = self.folder / "tmp"  # where buildah keeps cache mounts: pip's downloads among them
+        temporary.mkdir(parents=True, exist_ok=True)
+        return run(
+            [
+                "buildah",
+                "--root",
+                self.folder / "storage",
+                "--runroot",
+                self.folder / "run",
+                "--storage-driver",
+                "overlay",
+                *args,
+            ],
+            what=what,
+            log=log,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+
+
+def inputs_of(recipe: Path) -> list[Path]:
+    """The files a Dockerfile copies from the repository, and the Dockerfile."""
+    named = [
+        word
+        for line in recipe.read_text().splitlines()
+        if line.startswith("COPY ") and "--from=" not in line
+        for word in line.split()[1:-1]
+    ]
+    found = [recipe]
+    for name in named:
+        path = REPOSITORY / name
+        found += sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
+def fingerprint(words: list[str], files: list[Path]) -> str:
+    """sha256 over words, and names and contents of files."""
+    digest = hashlib.sha256("\0".join(words).encode())
+    for path in files:
+        digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load(node: Node, builder: Builder, name: str) -> None:
+    """Gives containerd the image as buildah has it now, sending only the layers it lacks."""
+    digest = builder.export(name)
+    if digest in node.ctr("images", "list", f"name=={name}", what="listing images"):
+        return
+    there = set(node.ctr("content", "list", "--quiet", what="listing layers").split())
+    manifest = json.loads(_blob(builder.layout, digest).read_text())
+    layers = [layer["digest"] for layer in manifest["layers"]]
+    missing = [layer for layer in dict.fromkeys(layers) if layer not in there]
+    size = sum(_blob(builder.layout, layer).stat().st_size for layer in missing)
+    with step(f"loading {name} into containerd ({len(missing)} of {len(layers)} layers, {size / 1e6:.0f} MB)"):
+        importer = subprocess.Popen(
+            ["ctr", "--address", node.socket, "-n", "k8s.io", "images", "import", "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert importer.stdin is not None and importer.stderr is not None
+        try:
+            _write_archive(
+                importer.stdin, builder.layout, name, digest, [digest, manifest["config"]["digest"], *missing]
+            )
+        except BrokenPipeError:
+            say("containerd stopped reading the image")
+        said = importer.communicate()[1].decode().strip()
+        if importer.returncode != 0:
+            reason = said.splitlines()[-1] if said else "no reason given"
+            raise ClusterError(f"containerd did not take {name}: {reason}")
+    _share(builder.layout, node.containerd_root, layers)
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / digest.replace(":", "/")
+
+
+def _write_archive(sink: IO[bytes], layout: Path, name: str, digest: str, blobs: list[str]) -> None:
+    """An OCI archive of one image; blobs that containerd has already may be left out."""
+    index = {
+        "schemaVersion": 2,
+        "manifests": [
+            {
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": digest,
+                "size": _blob(layout, digest).stat().st_size,
+                "annotations": {"io.containerd.image.name": name},
+            }
+        ],
+    }
+    with sink, tarfile.open(fileobj=sink, mode="w|", bufsize=1 << 20) as archive:
+        for path, content in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
+            entry = tarfile.TarInfo(path)
+            data = json.dumps(content).encode()
+            entry.size = len(data)
+            archive.addfile(entry, BytesIO(data))
+        for blob in blobs:
+            archive.add(_blob(layout, blob), arcname=f"blobs/{blob.replace(':', '/')}")
+
+
+def _share(layout: Path, containerd_root: Path, layers: list[str]) -> None:
+    """Makes the exported layers hard links to containerd's own copies: half the disk, and buildah still skips them."""
+    for layer in layers:
+        kept = containerd_root / "io.containerd.content.v1.content/blobs" / layer.replace(":", "/")
+        ours = _blob(layout, layer)
+        if kept.exists() and not kept.samefile(ours):
+            link = ours.with_suffix(".link")
+            link.unlink(missing_ok=True)
+            link.hardlink_to(kept)
+            link.replace(ours)
+
+
+def builder(cache: Cache) -> Builder:
+    """The builder whose storage lies in the cache."""
+    return Builder(cache.images)

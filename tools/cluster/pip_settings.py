@@ -1,0 +1,41 @@
+"""What pip on this host was told, made usable inside an image build: a pip.conf and the folders it names."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_KEYS = ("index-url", "extra-index-url", "find-links", "constraint", "trusted-host", "cert", "timeout")
+
+
+def host_settings() -> dict[str, str]:
+    """The settings that decide where packages come from; the environment wins over pip's files."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    found: dict[str, str] = {}
+    for line in listed.splitlines():
+        name, _, value = line.partition("=")
+        key = name.split(".", 1)[-1]
+        if key in _KEYS and name.startswith(("global.", "install.", "user.", "site.")):
+            found[key] = str(ast.literal_eval(value))
+    for key in _KEYS:
+        value = os.environ.get(f"PIP_{key.upper().replace('-', '_')}")
+        if value:
+            found[key] = value
+    return found
+
+
+def local_paths(settings: dict[str, str]) -> list[Path]:
+    """Absolute paths on this host that the settings name (plainly or as file://) and that exist."""
+    words = [word.removeprefix("file://") for value in settings.values() for word in value.split()]
+    return sorted({Path(word) for word in words if word.startswith("/") and Path(word).exists()})
+
+
+def volumes(settings: dict[str, str], configuration: Path) -> list[str]:
+    """Writes pip's configuration file and returns the read-only volumes a build needs for it."""
+    lines = ["[global]", *(f"{key} = {' '.join(value.split())}" for key, value in sorted(settings.items()))]
+    configuration.parent.mkdir(parents=True, exist_ok=True)
+    configuration.write_text("\n".join(lines) + "\n")
+    return [f"{configuration}:/etc/pip.conf:ro", *(f"{path}:{path}:ro" for path in local_paths(settings))]
