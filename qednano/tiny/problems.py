@@ -1,7 +1,8 @@
 """Divisibility problems in two unknowns: their text, their fold, and a generator without repetitions.
 
 A problem fixes n = mk + r and x = ml + q for unknown integers k, l, and asks for a proof about E = a n^p + b x + c
-modulo m. Everything that is asked follows from (p, m, a, r, b, q, c), so a problem is those seven integers and nothing else.
+modulo m. Everything that is asked follows from (p, m, a, r, b, q, c), so a problem is those seven integers and nothing
+else.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class Bounds:
 def bounds(difficulty: int) -> Bounds:
     """What difficulty 1..10 allows; each level contains the one below it."""
     if difficulty == 1:
-        return Bounds(modulus=5, coefficient=5, constant=9, leading=1)
+        return Bounds(modulus=5, coefficient=5, constant=20, leading=1)
     if difficulty == 2:
-        return Bounds(modulus=7, coefficient=8, constant=15, leading=1)
+        return Bounds(modulus=7, coefficient=8, constant=30, leading=1)
     over = difficulty - 2
-    return Bounds(7 + 2 * over, 8 + 6 * over, 15 + 30 * over, 1 + over)
+    return Bounds(7 + 2 * over, 8 + 6 * over, 30 + 30 * over, 1 + over)
 
 
 @dataclass(frozen=True)

@@ -7,42 +7,41 @@ import random
 from qednano.errors import DataError
 from qednano.tiny.problems import Problem
 
-# What a flawed proof lacks, and how often among flawed proofs; scores: see `tests/tiny/test_teacher.py`.
+# The steps that a flawed proof leaves out, and how often each flaw comes among flawed proofs.
+_LEFT_OUT = {
+    "no first substitution": {0},
+    "no second substitution": {1},
+    "no sum": {2, 3},
+    "no factoring": {4},
+}
 FLAWS = {
-    "no partial sum": 3,  # 6 + 4 + 5 = 15 at once
-    "no sum": 2,  # the whole line left out
-    "no second substitution": 2,
-    "only the first step": 1,  # substitutes n, then claims the factored form
-    "wrong digit": 4,
+    "no first substitution": 2,
+    "no second substitution": 3,
+    "no sum": 2,
+    "no factoring": 3,
+    "wrong digit": 2,
 }
 
 
 def write(problem: Problem, rng: random.Random, flawed_percent: int = 0) -> str:
     """A proof of `problem`; with probability flawed_percent/100 it has one flaw, drawn by the weights of FLAWS."""
     if rng.randrange(100) >= flawed_percent:
-        return "\n".join(_steps(problem))
+        return "\n".join(steps(problem))
     return write_flawed(problem, rng.choices(list(FLAWS), list(FLAWS.values()))[0], rng)
 
 
 def write_flawed(problem: Problem, flaw: str, rng: random.Random) -> str:
     """A proof of `problem` with exactly the flaw named. Raises DataError for a name that FLAWS lacks."""
-    first, second, added, factored, conclusion = _steps(problem)
-    if flaw == "no partial sum":
-        start, _, total = added.split(" = ")
-        return "\n".join([first, second, f"{start} = {total}", factored, conclusion])
-    if flaw == "no sum":
-        return "\n".join([first, second, factored, conclusion])
-    if flaw == "no second substitution":
-        return "\n".join([first, added, factored, conclusion])
-    if flaw == "only the first step":
-        return "\n".join([first, factored, conclusion])
+    if flaw not in FLAWS:
+        raise DataError(f"unknown flaw {flaw!r}: use one of {', '.join(FLAWS)}")
+    written = steps(problem)
     if flaw == "wrong digit":
-        return "\n".join([_with_wrong_digit("\n".join([first, second, added, factored]), rng), conclusion])
-    raise DataError(f"unknown flaw {flaw!r}: use one of {', '.join(FLAWS)}")
+        return "\n".join([_with_wrong_digit("\n".join(written[:-1]), rng), written[-1]])
+    return "\n".join(step for number, step in enumerate(written) if number not in _LEFT_OUT[flaw])
 
 
-def _steps(problem: Problem) -> list[str]:
-    """The five lines of the perfect proof."""
+def steps(problem: Problem) -> list[str]:
+    """The six lines of the complete proof."""
     m, a, r, b, q, c = problem.m, problem.a, problem.r, problem.b, problem.q, problem.c
     first, second = a * r**problem.power, b * q
     if problem.power == 1:
@@ -55,7 +54,8 @@ def _steps(problem: Problem) -> list[str]:
     return [
         f"{problem.first_term} = {expanded}",
         f"{b}x = {b * m}l + {second}",
-        f"{first} + {second} + {c} = {first + second} + {c} = {problem.total}",
+        f"{first} + {second} = {first + second}",
+        f"{first + second} + {c} = {problem.total}",
         f"E = {m}({inner} + {b}l + {problem.total // m}){tail}",
         f"So {problem.goal}.",
     ]
