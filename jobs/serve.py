@@ -1,0 +1,46 @@
+"""A model server: rollouts of an RLRun (follows its weights) or the model of an EvalRun (loads what it is asked to)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from qednano.errors import Stopped
+from qednano.job import JobContext, Outcome, job
+from qednano.llm.serving import ModelServer, Serving
+from qednano.llm.vllm import VllmOptions, free_port
+
+
+def server_of(ctx: JobContext) -> ModelServer:
+    """The server that the run's spec asks for."""
+    reinforced = ctx.config.kind == "RLRun"
+    server = ctx.spec.rollout if reinforced else ctx.spec.server
+    model = ctx.config.inputs["model"].uri.removeprefix("file://").removeprefix("hf://")
+    options = VllmOptions(
+        model=model,
+        port=free_port(),
+        max_model_length=server.max_model_length,
+        max_concurrent=server.max_concurrent,
+        threads=server.threads,
+        gpus=server.resources.gpus,
+        tensor_parallel=server.tensor_parallel,
+        seed=ctx.spec.seed + ctx.index,
+    )
+    return ModelServer(
+        Serving(f"{ctx.role}-{ctx.index}", ctx.role, f"http://{ctx.host}:{ctx.port}", model),
+        options,
+        ctx.run_dir,
+        follow=ctx.run_dir / "weights" if reinforced else None,
+        loadable=not reinforced,
+        reporter=ctx.reporter,
+    )
+
+
+@job
+def main(ctx: JobContext) -> Outcome:
+    asyncio.run(server_of(ctx).run("0.0.0.0" if ctx.host != "127.0.0.1" else ctx.host, ctx.port, ctx.stopping.is_set))
+    raise Stopped(f"{ctx.role}-{ctx.index} was asked to stop; servers keep no state")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

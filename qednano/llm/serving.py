@@ -1,0 +1,271 @@
+"""The server role: a vLLM child, a small proxy in front of it, and the weights it serves.
+
+The proxy forwards three routes of the OpenAI protocol and /health and nothing else, so vLLM's control routes are
+reachable from this process alone. Each answer is stamped with the weight versions in force when its request came
+and when it was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from qednano.errors import ConfigError
+from qednano.llm.client import VERSION_END, VERSION_START
+from qednano.llm.vllm import EngineFailed, VllmOptions, VllmProcess
+from qednano.metrics import WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
+from qednano.progress import Reporter
+from qednano.rl.pool import ServerRecord, announce, withdraw
+
+log = logging.getLogger(__name__)
+
+FORWARDED = {("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models")}
+LATEST_POLL_SECONDS = 0.1
+HEARTBEAT_SECONDS = 1.0
+RELOAD_TRIES = 3
+_LARGEST_REQUEST = 64 << 20
+_NOT_SHAPE = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "architectures"}
+
+
+@dataclass
+class Serving:
+    """What is served now. `version` counts optimizer steps; 0 is the model that the run started from."""
+
+    name: str
+    role: str
+    url: str
+    model: str
+    version: int = 0
+    requests: int = 0
+    answered: int = 0
+
+
+class ModelServer:
+    """One server of the pool. `follow` is the folder whose LATEST names the weights to serve, None to follow nothing;
+    `loadable` allows clients to ask for another model of the same shape (evaluations)."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        options: VllmOptions,
+        run_dir: Path,
+        follow: Path | None,
+        loadable: bool,
+        reporter: Reporter,
+    ) -> None:
+        self.serving, self.run_dir, self.follow, self.loadable = serving, run_dir, follow, loadable
+        self.engine = VllmProcess(options)
+        self.ready = False
+        self._reporter = reporter
+        self._session: aiohttp.ClientSession
+        self._loading = asyncio.Lock()
+
+    async def run(self, host: str, port: int, stopping: Callable[[], bool]) -> None:
+        """Serve until `stopping()`; raises EngineFailed when vLLM dies or weights can't be loaded."""
+        no_limit = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=no_limit) as self._session:
+            runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=0.5)
+            await runner.setup()
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                await runner.cleanup()
+                raise ConfigError(
+                    f"port {port} of the server is taken ({error.strerror}); stop what listens there"
+                ) from None
+            try:
+                await self._supervise(stopping)
+            finally:
+                withdraw(self.run_dir, self._record())
+                self.ready = False
+                await self.engine.stop()
+                await runner.cleanup()
+
+    async def _supervise(self, stopping: Callable[[], bool]) -> None:
+        self._reporter.update(stage="Loading", unit="request", message=f"vLLM loads {self.serving.model}")
+        await self.engine.start()
+        tasks = [
+            asyncio.create_task(self._serve()),
+            asyncio.create_task(self.engine.ended()),
+            asyncio.create_task(_until(stopping)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        started = time.monotonic()
+        await self.engine.wait_ready(self._session)
+        await self._catch_up()
+        self.ready = True
+        log.info("%s serves %s at %s after %.1f s", self.serving.name, self.serving.model, self.serving.url,
+                 time.monotonic() - started)  # fmt: skip
+        next_heartbeat = 0.0
+        while True:
+            changed = await self._catch_up()
+            if changed or time.monotonic() >= next_heartbeat:
+                announce(self.run_dir, self._record())
+                self._report()
+                next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+            await asyncio.sleep(LATEST_POLL_SECONDS)
+
+    # -- weights --------------------------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> bool:
+        """Load the newest weights if they aren't the ones served; true when something was loaded."""
+        if self.follow is None:
+            return False
+        wanted = latest_version(self.follow)
+        if wanted is None or wanted == self.serving.version:
+            return False
+        for attempt in range(1, RELOAD_TRIES + 1):
+            try:
+                await self._load(str(self.follow / f"v{wanted:06d}"), wanted)
+                break
+            except EngineFailed as error:
+                if attempt == RELOAD_TRIES:
+                    raise
+                log.warning("weights v%06d could not be loaded, trying again: %s", wanted, error)
+                await asyncio.sleep(0.2)
+                # they may have been removed since newer ones are there
+                wanted = latest_version(self.follow) or wanted
+        written = (self.follow / "LATEST").stat().st_mtime
+        WEIGHT_SYNC_SECONDS.observe(max(0.0, time.time() - written))
+        return True
+
+    async def _load(self, folder: str, version: int) -> None:
+        async with self._loading:
+            await self.engine.reload(self._session, folder)
+            # Before requests go on: what is answered from here on has seen the new weights.
+            self.serving.version = version
+            WEIGHT_VERSION.labels(self.serving.role).set(version)
+            await self.engine.resume(self._session)
+
+    # -- the proxy ------------------------------------------------------------------------------------------------
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=_LARGEST_REQUEST)
+        app.router.add_get("/health", self._health)
+        if self.loadable:
+            app.router.add_post("/qednano/load", self._load_other)
+        for method, path in sorted(FORWARDED):
+            app.router.add_route(method, path, self._forward)
+        return app
+
+    async def _health(self, _: web.Request) -> web.Response:
+        if self.ready:
+            return web.json_response({"model": self.serving.model, "version": self.serving.version})
+        return web.json_response({"error": "the model is not loaded yet"}, status=503, headers={"Retry-After": "1"})
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if not self.ready:
+            return web.json_response({"error": "the model is not loaded yet"}, status=503, headers={"Retry-After": "1"})
+        start = self.serving.version
+        self.serving.requests += 1
+        body = await request.read()
+        headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+        try:
+            async with self._session.request(
+                request.method, self.engine.url + request.path, data=body or None, headers=headers
+            ) as answer:
+                if answer.content_type == "text/event-stream":
+                    return await self._stream(request, answer, start)
+                payload = await answer.read()
+        except aiohttp.ClientError as error:
+            return web.json_response({"error": f"vLLM does not answer: {error}"}, status=502)
+        self.serving.answered += 1
+        stamps = {VERSION_START: str(start), VERSION_END: str(self.serving.version)}
+        return web.Response(body=payload, status=answer.status, content_type=answer.content_type, headers=stamps)
+
+    async def _stream(self, request: web.Request, answer: aiohttp.ClientResponse, start: int) -> web.StreamResponse:
+        """Server-sent events as they come; only the version at the start is known when headers are sent."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", VERSION_START: str(start)})
+        await response.prepare(request)
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+        await response.write_eof()
+        self.serving.answered += 1
+        return response
+
+    async def _load_other(self, request: web.Request) -> web.Response:
+        try:
+            uri = str((await request.json())["uri"]).removeprefix("file://")
+        except (ValueError, KeyError, TypeError):
+            return web.json_response({"error": 'the body must be {"uri": "<model folder>"}'}, status=400)
+        if not self.ready:
+            return web.json_response({"error": "the server is not ready yet"}, status=503, headers={"Retry-After": "1"})
+        if uri != self.serving.model:
+            why = difference(Path(self.serving.model), Path(uri))
+            if why:
+                return web.json_response({"error": why}, status=409)
+            await self._load(uri, self.serving.version + 1)
+            self.serving.model = uri
+            announce(self.run_dir, self._record())
+        return web.json_response({"model": uri, "version": self.serving.version})
+
+    # -- what is told to others -----------------------------------------------------------------------------------
+
+    def _record(self) -> ServerRecord:
+        serving = self.serving
+        return ServerRecord(serving.name, serving.url, serving.version, time.time(), os.getpid(), serving.model)
+
+    def _report(self) -> None:
+        serving = self.serving
+        self._reporter.update(
+            stage="Serving",
+            step=serving.answered,
+            metrics={"version": serving.version, "inFlight": serving.requests - serving.answered},
+            message=f"serving version {serving.version} of {serving.model}",
+        )
+
+
+async def _until(stopping: Callable[[], bool]) -> None:
+    while not stopping():
+        await asyncio.sleep(0.1)
+
+
+def latest_version(weights: Path) -> int | None:
+    """The version that `weights/LATEST` names; None before the first one is published."""
+    try:
+        return int((weights / "LATEST").read_text())
+    except FileNotFoundError:
+        return None
+
+
+def difference(served: Path, wanted: Path) -> str:
+    """Why the weights of `wanted` can't be loaded over `served`: a sentence, empty when they can."""
+    try:
+        shapes = [_shape(folder) for folder in (served, wanted)]
+        vocabularies = [
+            hashlib.sha256((folder / "tokenizer.json").read_bytes()).digest() for folder in (served, wanted)
+        ]
+    except (OSError, ValueError) as error:
+        return f"{wanted} is not a model folder that can be served: {error}"
+    if shapes[0] != shapes[1]:
+        names = sorted(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+        named = ", ".join(names[:6])
+        return f"{wanted} has another architecture than {served} ({named} differ); evaluate it in a run of its own"
+    if vocabularies[0] != vocabularies[1]:
+        return f"{wanted} has another tokenizer than {served}; evaluate it in a run of its own"
+    return ""
+
+
+def _shape(folder: Path) -> dict[str, object]:
+    config = json.loads((folder / "config.json").read_bytes())
+    return {name: value for name, value in config.items() if name not in _NOT_SHAPE}

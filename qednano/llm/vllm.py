@@ -1,0 +1,217 @@
+"""A vLLM server as a child process: its command line, environment, readiness, weight reload and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+
+from qednano.errors import QedError
+
+SERVED_NAME = "policy"
+_ENDING_SECONDS = 5.0
+
+
+class EngineFailed(QedError):
+    """vLLM ended or could not do what it was told; the message has its last words."""
+
+    reason = "EngineFailed"
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """What a server is started with; `gpus` 0 means CPU."""
+
+    model: str
+    port: int
+    max_model_length: int
+    max_concurrent: int
+    threads: int = 1
+    gpus: int = 0
+    tensor_parallel: int = 1
+    seed: int = 0
+    kv_cache_gib: int = 1
+
+
+def command(options: VllmOptions) -> list[str]:
+    """vLLM's command line: on the loopback interface only, log-probs as sampled, no defaults from the model."""
+    arguments = {
+        "--model": options.model,
+        "--served-model-name": SERVED_NAME,
+        "--host": "127.0.0.1",
+        "--port": str(options.port),
+        "--max-model-len": str(options.max_model_length),
+        "--max-num-seqs": str(options.max_concurrent),
+        "--seed": str(options.seed),
+        # log-probs of the distribution that was sampled from: after temperature and top-p
+        "--logprobs-mode": "processed_logprobs",
+        # generation_config.json may hold top-k and penalties that would silently change the policy
+        "--generation-config": "vllm",
+    }
+    # No prefix cache: after a weight update it would mix keys and values of two policies.
+    flags = ["--no-enable-prefix-caching", "--disable-log-stats", "--disable-uvicorn-access-log"]
+    if options.gpus:
+        module = "vllm.entrypoints.openai.api_server"
+        arguments["--tensor-parallel-size"] = str(options.tensor_parallel)
+    else:
+        module = "qednano.llm.vllm_entry"
+        arguments["--dtype"] = "float32"
+        arguments["--distributed-executor-backend"] = "uni"
+        flags.append("--enforce-eager")
+    pairs = [text for pair in arguments.items() for text in pair]
+    return [sys.executable, "-m", module, *pairs, *flags]
+
+
+def environment(options: VllmOptions, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment. The run's own settings (QED_*) are not handed on."""
+    env = {name: value for name, value in inherited.items() if not name.startswith("QED_")}
+    env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    env["OMP_NUM_THREADS"] = str(options.threads)
+    if not options.gpus:
+        env |= {
+            "VLLM_TARGET_DEVICE": "cpu",
+            "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker lives in the engine's process
+            # Spinning threads starve whoever shares the cores: a tenfold loss was measured.
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+    return env
+
+
+def free_port() -> int:
+    """A port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: no orphan when the parent is killed
+
+
+class VllmProcess:
+    """A running vLLM; its output goes to this process's stderr and its last lines are kept for the reason."""
+
+    def __init__(self, options: VllmOptions) -> None:
+        self.options = options
+        self.url = f"http://127.0.0.1:{options.port}"
+        self._tail: deque[str] = deque(maxlen=30)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it; see `wait_ready`."""
+        self._process = await asyncio.create_subprocess_exec(
+            *command(self.options),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment(self.options, os.environ),
+            preexec_fn=_end_with_parent,
+            limit=1 << 20,
+        )
+        self._reading = asyncio.create_task(self._read(self._process))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while chunk := await process.stdout.read(1 << 16):
+            text = chunk.decode(errors="replace")
+            sys.stderr.write(text)
+            self._tail.extend(line.strip() for line in text.splitlines() if line.strip())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    async def ended(self) -> None:
+        """Waits until it has ended, then raises EngineFailed with its exit code and last words."""
+        assert self._process is not None
+        code = await self._process.wait()
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=1.0)
+        raise EngineFailed(f"vLLM ended with {_exit(code)}: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The last line that looks like an error, else the last line."""
+        lines = list(self._tail)
+        errors = [line for line in lines if "Error" in line and "Traceback" not in line]
+        return (errors or lines or ["it said nothing"])[-1][:400]
+
+    async def wait_ready(self, session: aiohttp.ClientSession) -> None:
+        """Waits until it answers; raises EngineFailed when it ends before."""
+        ended = asyncio.create_task(self.ended())
+        try:
+            while not ended.done():
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"{self.url}/health", timeout=aiohttp.ClientTimeout(total=5)) as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.wait([ended], timeout=0.1)
+            ended.result()
+        finally:
+            ended.cancel()
+
+    async def reload(self, session: aiohttp.ClientSession, folder: str) -> None:
+        """Load the weights of `folder` in place. Running requests stand still meanwhile and go on with the new ones.
+
+        Raises EngineFailed; the engine then has undefined weights until a reload succeeds.
+        """
+        await self._control(session, "/pause?mode=keep", None)
+        await self._control(
+            session, "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+        )
+
+    async def resume(self, session: aiohttp.ClientSession) -> None:
+        """Let requests go on after `reload`."""
+        await self._control(session, "/resume", None)
+
+    async def _control(self, session: aiohttp.ClientSession, path: str, body: object) -> None:
+        try:
+            async with session.post(f"{self.url}{path}", json=body) as answer:
+                if answer.status != 200:
+                    words = (await answer.text())[:300]
+                    raise EngineFailed(f"vLLM answered {answer.status} to {path}: {words}; {self.last_words()}")
+        except aiohttp.ClientError as error:
+            raise EngineFailed(f"vLLM did not answer {path}: {error}; {self.last_words()}") from error
+
+    async def stop(self) -> None:
+        """End it and everything below it."""
+        process = self._process
+        if process is None:
+            return
+        below = _descendants(process.pid)
+        if process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _ENDING_SECONDS)
+        for pid in [process.pid, *below] if process.returncode is None else below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await process.wait()
+        if self._reading is not None:
+            self._reading.cancel()
+
+
+def _exit(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _descendants(pid: int) -> list[int]:
+    """All processes below `pid`, as of now."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *_descendants(child)]
+    return found

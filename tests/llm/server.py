@@ -1,0 +1,103 @@
+"""A serve role as a real process, for tests: started as the operator would start it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qednano.llm.vllm import free_port
+
+
+@dataclass
+class RunningServer:
+    process: subprocess.Popen
+    url: str
+    run_dir: Path
+    words: Path
+    log: Path
+
+    def wait(self, condition, seconds: float = 300.0, what: str = "condition"):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if (value := condition()) is not None:
+                return value
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()[-3000:]}")
+            time.sleep(0.05)
+        raise AssertionError(f"no {what} within {seconds} s: {self.log.read_text()[-3000:]}")
+
+    def health(self) -> dict | None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            return json.load(urllib.request.urlopen(f"{self.url}/health", timeout=5))
+        return None
+
+    def wait_version(self, version: int) -> None:
+        def serves():
+            health = self.health()
+            return health if health and health["version"] == version else None
+
+        self.wait(serves, 60, f"version {version}")
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+def post(url: str, body: object) -> tuple[int, dict]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode(errors="replace")
+        return error.code, json.loads(text) if text.startswith("{") else {"text": text}
+
+
+@contextlib.contextmanager
+def serve(run_dir: Path, kind: str, spec: dict, inputs: dict[str, str], role: str) -> Iterator[RunningServer]:
+    """Start `python -m qednano_jobs.serve` and yield it; not ready yet."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    config = {
+        "apiVersion": "qednano.dev/v1alpha1",
+        "kind": kind,
+        "name": "test",
+        "spec": spec,
+        "inputs": {name: {"name": name, "uri": uri} for name, uri in inputs.items()},
+    }
+    path, words, log = run_dir / "config.json", run_dir / "words.json", run_dir / "serve.log"
+    path.write_text(json.dumps(config))
+    port = free_port()
+    env = os.environ | {
+        "QED_CONFIG": str(path),
+        "QED_RUN_DIR": str(run_dir),
+        "QED_ROLE": role,
+        "QED_INDEX": "0",
+        "QED_HOST": "127.0.0.1",
+        "QED_PORT": str(port),
+        "QED_TERMINATION_PATH": str(words),
+        "QED_SCRATCH": str(run_dir / "scratch"),
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "qednano_jobs.serve"], env=env, stdout=output, stderr=output)
+    server = RunningServer(process, f"http://127.0.0.1:{port}", run_dir, words, log)
+    try:
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
