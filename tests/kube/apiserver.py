@@ -29,28 +29,16 @@ class KubectlFailed(AssertionError):
 
 
 @dataclass(frozen=True)
-class ApiServer:
-    """A running control plane, as a test sees it."""
+class Kubectl:
+    """A cluster as its administrator sees it through kubectl."""
 
-    plane: ControlPlane
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self.plane.kubeconfig
-
-    @property
-    def client(self) -> ApiClient:
-        """JSON over HTTPS as the administrator."""
-        return self.plane.client()
+    kubeconfig: Path
+    program: Path
 
     def kubectl(self, *args: str | Path, stdin: str | None = None) -> str:
-        """Runs kubectl as the administrator and returns what it printed. Raises KubectlFailed with its complaint."""
+        """Runs kubectl and returns what it printed. Raises KubectlFailed with its complaint."""
         done = subprocess.run(
-            [self.plane.binaries.kubectl, "--kubeconfig", self.kubeconfig, *args],
-            capture_output=True,
-            text=True,
-            input=stdin,
+            [self.program, "--kubeconfig", self.kubeconfig, *args], capture_output=True, text=True, input=stdin
         )
         if done.returncode != 0:
             raise KubectlFailed(done.stderr.strip())
@@ -59,6 +47,32 @@ class ApiServer:
     def get(self, *args: str) -> Any:
         """The object or list that `kubectl get ARGS -o json` prints."""
         return json.loads(self.kubectl("get", *args, "-o", "json"))
+
+    def exists(self, *args: str) -> bool:
+        """Whether `kubectl get ARGS` finds something."""
+        return bool(self.kubectl("get", *args, "--ignore-not-found", "-o", "name").strip())
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Applies objects as `kubectl apply` does."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def new_namespace(self) -> str:
+        """Makes a namespace with a name of its own."""
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        self.kubectl("create", "namespace", name)
+        return name
+
+
+@dataclass(frozen=True)
+class ApiServer(Kubectl):
+    """A running control plane of the tests' own."""
+
+    plane: ControlPlane
+
+    @property
+    def client(self) -> ApiClient:
+        """JSON over HTTPS as the administrator."""
+        return self.plane.client()
 
     def install_crds(self, *crds: dict[str, Any]) -> None:
         """Applies CRDs and returns when every version of theirs can be listed."""
@@ -71,16 +85,6 @@ class ApiServer:
                 if version["served"]:
                     path = f"/apis/{group}/{version['name']}/{plural}"
                     wait_until(lambda path=path: self.client.ready(path), what=f"the resource {path}", seconds=60)
-
-    def new_namespace(self) -> str:
-        """Makes a namespace with a name of its own."""
-        name = f"test-{uuid.uuid4().hex[:8]}"
-        self.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        return name
-
-    def exists(self, *args: str) -> bool:
-        """Whether `kubectl get ARGS` finds something."""
-        return bool(self.kubectl("get", *args, "--ignore-not-found", "-o", "name").strip())
 
 
 def _start(folder: Path, *, controllers: bool) -> ApiServer:
@@ -96,7 +100,7 @@ def _start(folder: Path, *, controllers: bool) -> ApiServer:
     except BaseException:
         plane.stop()
         raise
-    return ApiServer(plane)
+    return ApiServer(plane.kubeconfig, found.kubectl, plane)
 
 
 @pytest.fixture(scope="session")

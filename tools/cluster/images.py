@@ -233,7 +233,8 @@ def load(node: Node, builder: Builder, name: str) -> None:
             )
         except BrokenPipeError:
             say("containerd stopped reading the image")
-        said = importer.communicate()[1].decode().strip()
+        said = importer.stderr.read().decode().strip()
+        importer.wait()
         if importer.returncode != 0:
             reason = said.splitlines()[-1] if said else "no reason given"
             raise ClusterError(f"containerd did not take {name}: {reason}")

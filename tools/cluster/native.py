@@ -69,6 +69,13 @@ class NativeCluster:
             builder.build(name)
             images.load(node, builder, images.reference(name))
 
+    def load_base(self) -> str:
+        """Gives containerd the image all others are built on, and returns its name."""
+        node, builder = self._node(self._found()), images.builder(self.cache)
+        builder.base()
+        images.load(node, builder, images.BASE_IMAGE)
+        return images.BASE_IMAGE
+
     def claim(self, namespace: str) -> Path:
         """Makes the volume `qednano` claimable in a namespace; returns its folder on this host."""
         return volumes.claim(self._plane(None).client(), self.folder / "volume", namespace)

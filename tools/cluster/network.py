@@ -10,6 +10,7 @@ import ipaddress
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def set_up(state: Path) -> None:
         if value is not None:
             _switch(name).write_text(value)
     for table, parent, chain, rules in _RULES:
-        if not _succeeds(["iptables", "-w", "-t", table, "-S", chain]):
+        if not has_chain(table, chain):
             run(["iptables", "-w", "-t", table, "-N", chain], what=f"making the chain {chain}")
             for rule in rules:
                 run(["iptables", "-w", "-t", table, "-A", chain, *rule], what=f"filling the chain {chain}")
@@ -80,6 +81,11 @@ def tear_down(state: Path, kube_proxy: Path | None) -> None:
             with contextlib.suppress(OSError):
                 _switch(name).write_text(value)
         recorded.unlink()
+
+
+def has_chain(table: str, chain: str) -> bool:
+    """Whether iptables has a chain of this name."""
+    return _succeeds(["iptables", "-w", "-t", table, "-S", chain])
 
 
 def mtu() -> int:
@@ -131,7 +137,7 @@ def _refuse_conflicts() -> None:
             f"the native cluster uses {POD_RANGE} and {SERVICE_RANGE}, and this host already routes "
             f"{', '.join(clashes)}: use --kubeconfig or kind here"
         )
-    if _succeeds(["iptables", "-w", "-t", "nat", "-S", "KUBE-SERVICES"]):
+    if has_chain("nat", "KUBE-SERVICES"):
         raise ClusterError(
             "another Kubernetes node's kube-proxy rules are on this host: use --kubeconfig for that "
             "cluster, or remove them with kube-proxy --cleanup"
@@ -160,7 +166,7 @@ def _exists() -> bool:
 
 
 def _succeeds(argv: list[str]) -> bool:
-    return subprocess.run(argv, capture_output=True).returncode == 0
+    return shutil.which(argv[0]) is not None and subprocess.run(argv, capture_output=True).returncode == 0
 
 
 def _listed(table: str) -> str:

@@ -103,8 +103,8 @@ class Node:
                 "--proxy-mode=iptables",
                 f"--cluster-cidr={network.POD_RANGE}",
                 f"--hostname-override={NAME}",
-                "--healthz-bind-address=127.0.0.1:0",
-                "--metrics-bind-address=127.0.0.1:0",
+                "--healthz-bind-address=",
+                f"--metrics-bind-address=127.0.0.1:{free_port()}",
                 # conntrack's limits are the host's, not ours to change
                 "--conntrack-max-per-core=0",
                 "--conntrack-tcp-timeout-established=0s",
@@ -128,6 +128,12 @@ class Node:
             ]
         )
         wait_until(self.ready, what=f"the node {NAME}", seconds=90, alive=kubelet.check_alive)
+        wait_until(
+            lambda: network.has_chain("nat", "KUBE-SERVICES"),
+            what="kube-proxy",
+            seconds=30,
+            alive=self._daemon("kube-proxy").check_alive,
+        )
         wait_until(self._resolves, what="cluster DNS", seconds=30, alive=self._daemon("cluster-dns").check_alive)
 
     def ready(self) -> bool:

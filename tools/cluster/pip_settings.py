@@ -29,8 +29,10 @@ def host_settings() -> dict[str, str]:
 
 def local_paths(settings: dict[str, str]) -> list[Path]:
     """Absolute paths on this host that the settings name (plainly or as file://) and that exist."""
-    words = [word.removeprefix("file://") for value in settings.values() for word in value.split()]
-    return sorted({Path(word) for word in words if word.startswith("/") and Path(word).exists()})
+    words = [word for value in settings.values() for word in value.split()]
+    # The pages of a local index (…/simple) link to files in a folder beside it.
+    paths = [Path(word.removeprefix("file://")).parent if "://" in word else Path(word) for word in words]
+    return sorted({path for path in paths if path.is_absolute() and path.exists()})
 
 
 def volumes(settings: dict[str, str], configuration: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tools.cluster.api_client import ApiClient, Refused
+from tools.cluster.api_client import MERGE, ApiClient, Refused
 from tools.cluster.errors import ClusterError
 from tools.cluster.steps import wait_until
 
@@ -44,6 +44,10 @@ def claim(client: ApiClient, folder: Path, namespace: str) -> Path:
             },
         },
     )
+    # A volume whose claim went with its namespace waits for that very claim until it is told to forget it.
+    if client.request("GET", f"/api/v1/persistentvolumes/{name}").get("status", {}).get("phase") == "Released":
+        forgotten = {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
+        client.request("PATCH", f"/api/v1/persistentvolumes/{name}", forgotten, MERGE)
     path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{CLAIM}"
     try:
         client.apply(
