@@ -1,8 +1,8 @@
 """CustomResourceDefinitions from the models: structural schemas, defaults, bounds and CEL rules.
 
 A structural schema has no references, no ``anyOf`` with null and no titles, so pydantic's JSON schema is
-inlined and simplified. A property whose object has no required field gets the default ``{}``: then the API
-server fills in the nested defaults, and what is stored is what the models would say.
+inlined and simplified. An object without required fields gets a default with every nested default written
+out: what is stored is what the models would say, and the API server can check the object's rules on it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from qednano.api.common import GROUP, VERSION, rule
 from qednano.api.kinds import Run
@@ -34,6 +36,22 @@ _KEPT = (
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )
+
+
+class _FactoryDefaults(GenerateJsonSchema):
+    """Writes down what default factories make too: pydantic leaves those out."""
+
+    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
+        factory = schema.get("default_factory")
+        if factory is None or schema.get("default_factory_takes_data"):
+            return super().get_default_value(schema)
+        return factory()  # type: ignore[call-arg]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def structural(schema: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +80,8 @@ def _node(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     found = {key: node[key] for key in _KEPT if key in node}
     if found.get("default", 0) is None:
         del found["default"]
+    elif "default" in found:
+        found["default"] = _without_none(found["default"])
     if "const" in node:
         found.update({"type": "string", "enum": [node["const"]]})
     if node.get("type") == "integer":
@@ -85,7 +105,8 @@ def _object(node: dict[str, Any], defs: dict[str, Any], found: dict[str, Any]) -
         optional = any(branch.get("type") == "null" for branch in child.get("anyOf", []))
         if name not in required and not optional and "default" not in item:
             if item.get("type") == "object":
-                item["default"] = {}
+                parts = item.get("properties", {})
+                item["default"] = {key: part["default"] for key, part in parts.items() if "default" in part}
             elif item.get("type") == "array":
                 item["default"] = []
         found["properties"][name] = item
@@ -163,9 +184,14 @@ def _without_defaults(schema: dict[str, Any]) -> None:
             schema["items"]["required"] = list(keys)
 
 
+def spec_schema(kind: type[Run]) -> dict[str, Any]:
+    """The structural schema of a kind's spec, with every default."""
+    return structural(kind.spec_type().model_json_schema(by_alias=True, schema_generator=_FactoryDefaults))
+
+
 def crd(kind: type[Run]) -> dict[str, Any]:
     """The CustomResourceDefinition of one kind, as plain data."""
-    spec = structural(kind.spec_type().model_json_schema(by_alias=True))
+    spec = spec_schema(kind)
     name_rule = rule(
         "size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name must be at most 40 characters of a-z, 0-9 and '-', and start with a letter",
