@@ -100,7 +100,7 @@ def _reading(problem_text: str) -> _Reading:
     names["x"] = algebra.read(f"{problem.m}l + {problem.q}", names).value
     expression = f"{problem.first_term} + {problem.b}x + {problem.c}"
     names["E"] = algebra.read(expression, names).value
-    return _Reading(problem, names, problem.a * problem.r**problem.power, problem.b * problem.q)
+    return _Reading(problem, names, problem.first_constant, problem.b * problem.q)
 
 
 class _Marking:

@@ -55,9 +55,14 @@ class Problem:
     c: int
 
     @cached_property
+    def first_constant(self) -> int:
+        """The constant of the term in n once n = mk + r is put in: a r or a r^2."""
+        return self.a * self.r * (self.r if self.power == 2 else 1)
+
+    @cached_property
     def total(self) -> int:
         """The constant term of E once n and x are substituted."""
-        return self.a * self.r**self.power + self.b * self.q + self.c
+        return self.first_constant + self.b * self.q + self.c
 
     @property
     def residue(self) -> int:

@@ -43,7 +43,7 @@ def write_flawed(problem: Problem, flaw: str, rng: random.Random) -> str:
 def steps(problem: Problem) -> list[str]:
     """The six lines of the complete proof."""
     m, a, r, b, q, c = problem.m, problem.a, problem.r, problem.b, problem.q, problem.c
-    first, second = a * r**problem.power, b * q
+    first, second = problem.first_constant, b * q
     if problem.power == 1:
         expanded = f"{a * m}k + {first}"
         inner = f"{a}k"

@@ -1,0 +1,33 @@
+"""The job of a ProofDataset: make the splits and their manifest in the run's folder."""
+
+from __future__ import annotations
+
+import sys
+
+from qednano.artifacts import check_fence, claim_attempt
+from qednano.data.build import Build, build_dataset
+from qednano.job import JobContext, Outcome, job
+
+
+@job
+def main(context: JobContext) -> Outcome:
+    """Build the dataset, or go on where a killed attempt stopped."""
+    attempt = claim_attempt(context.run_dir)
+    build = Build(
+        run_dir=context.run_dir,
+        reporter=context.reporter,
+        check_stop=context.check_stop,
+        check_fence=lambda: check_fence(context.run_dir, attempt),
+    )
+    manifest = build_dataset(context.spec, context.config.name, build)
+    splits = {key.removeprefix("problems/"): count for key, count in manifest.metrics.items()}
+    told = ", ".join(f"{count} {name}" for name, count in splits.items())
+    return Outcome(
+        f"{context.config.name}: {told} problems",
+        {"problems": float(sum(splits.values()))},
+        build.artifact,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
