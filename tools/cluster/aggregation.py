@@ -55,7 +55,7 @@ def available(client: ApiClient, version: str, group: str) -> bool:
         found = client.request("GET", f"{_API_SERVICES}/{version}.{group}")
     except (Refused, OSError):
         return False
-    conditions = found.get("status", {}).get("conditions", [])
+    conditions = found.get("status", {}).get("conditions") or []
     return found["spec"].get("service") is not None and any(
         condition["type"] == "Available" and condition["status"] == "True" for condition in conditions
     )
@@ -69,7 +69,7 @@ def served(crds: list[dict[str, Any]]) -> set[tuple[str, str]]:
         if "deletionTimestamp" not in crd["metadata"]
         and any(
             condition["type"] == "Established" and condition["status"] == "True"
-            for condition in crd.get("status", {}).get("conditions", [])
+            for condition in crd.get("status", {}).get("conditions") or []
         )
         for version in crd["spec"]["versions"]
         if version["served"]
