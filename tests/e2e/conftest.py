@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -30,9 +28,7 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def kube(cluster: Cluster) -> Kubectl:
     """kubectl on that cluster."""
-    built = binaries.from_cache(cache())
-    program = built.kubectl if built is not None else Path(shutil.which("kubectl") or "kubectl")
-    return Kubectl(cluster.kubeconfig, program)
+    return Kubectl(cluster.kubeconfig, binaries.from_cache(cache()).kubectl)
 
 
 @pytest.fixture

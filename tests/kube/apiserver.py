@@ -12,6 +12,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,12 @@ class ApiServer(Kubectl):
             for version in crd["spec"]["versions"]:
                 if version["served"]:
                     path = f"/apis/{group}/{version['name']}/{plural}"
-                    wait_until(lambda path=path: self.client.ready(path), what=f"the resource {path}", seconds=60)
+                    wait_until(partial(self.client.ready, path), what=f"the resource {path}", seconds=60)
 
 
 def _start(folder: Path, *, controllers: bool) -> ApiServer:
     found = binaries.from_assets() or binaries.from_cache(cache())
-    if found is None or (controllers and found.controller_manager is None):
+    if not found.usable or (controllers and found.controller_manager is None):
         reason = "no API server on this machine: set KUBEBUILDER_ASSETS or run `python -m tools.cluster build`"
         if os.environ.get("CI"):
             pytest.fail(reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.kube.apiserver import ApiServer, KubectlFailed
@@ -10,9 +12,9 @@ from tools.cluster.steps import wait_until
 pytestmark = pytest.mark.apiserver
 
 
-def crd(rule: str, max_items: int | None = 8) -> dict:
+def crd(rule: str, max_items: int | None = 8) -> dict[str, Any]:
     """A CRD of group boats.example with one CEL rule on its spec."""
-    names = {"type": "array", "items": {"type": "string", "maxLength": 20}}
+    names: dict[str, Any] = {"type": "array", "items": {"type": "string", "maxLength": 20}}
     if max_items is not None:
         names["maxItems"] = max_items
     spec = {

@@ -27,6 +27,11 @@ class Binaries:
     crd_server: Path | None
     version: tuple[int, int]
 
+    @property
+    def usable(self) -> bool:
+        """Whether a control plane can be started."""
+        return self.etcd.exists() and self.kube_apiserver.exists()
+
 
 def from_assets() -> Binaries | None:
     """An envtest bundle's programs when KUBEBUILDER_ASSETS is set, and our own CRD server only if it is an old one."""
@@ -60,17 +65,12 @@ def from_assets() -> Binaries | None:
     )
 
 
-def from_cache(cache: Cache) -> Binaries | None:
-    """What `build` left in the cache; None while the API server isn't built or etcd isn't installed."""
+def from_cache(cache: Cache) -> Binaries:
+    """Where `build` puts its programs; see `usable` for whether it has."""
     built = cache.kubernetes / "bin"
-    etcd = shutil.which("etcd")
-    if etcd is None or kubernetes_source.missing(cache, ["kube-apiserver"]):
-        return None
-    manager = built / "kube-controller-manager"
-    kubectl = built / "kubectl"
-    server = crd_server.binary(cache)
+    manager, server, kubectl = built / "kube-controller-manager", crd_server.binary(cache), built / "kubectl"
     return Binaries(
-        etcd=Path(etcd),
+        etcd=Path(shutil.which("etcd") or "/usr/bin/etcd"),
         kube_apiserver=built / "kube-apiserver",
         kubectl=kubectl if kubectl.exists() else Path(shutil.which("kubectl") or kubectl),
         controller_manager=manager if manager.exists() else None,
@@ -85,7 +85,4 @@ def build(cache: Cache, *, node: bool = True) -> Binaries:
     names = kubernetes_source.CONTROL_PLANE + (kubernetes_source.NODE if node else ())
     kubernetes_source.build(cache, names)
     crd_server.build(cache)
-    found = from_cache(cache)
-    if found is None:
-        raise ClusterError("the control plane is built, yet etcd is not on PATH: add /usr/bin to PATH")
-    return found
+    return from_cache(cache)

@@ -47,7 +47,7 @@ class ControlPlane:
     """
 
     folder: Path
-    binaries: Binaries | None
+    binaries: Binaries
     address: str = "127.0.0.1"
     pods_run: bool = False
     ephemeral: bool = False

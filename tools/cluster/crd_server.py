@@ -47,7 +47,7 @@ def build(cache: Cache) -> Path:
 def _build(folder: Path, target: Path) -> None:
     root, log = folder / "root", folder / "build.log"
     debian.bootstrap("sid", root, ["ca-certificates"], log=log)
-    apt = [
+    apt: list[str | Path] = [
         "chroot",
         root,
         "apt-get",
@@ -61,7 +61,7 @@ def _build(folder: Path, target: Path) -> None:
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
     # A private mount namespace: /proc and /dev of the chroot vanish with the command, however it ends.
-    inside = [
+    inside: list[str | Path] = [
         "unshare",
         "--mount",
         "--propagation",

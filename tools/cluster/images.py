@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
 import shutil
 import subprocess
-import tarfile
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 from tools.cluster import debian, pip_settings
 from tools.cluster.errors import ClusterError
+from tools.cluster.layers import StoredImage
 from tools.cluster.node import PAUSE_IMAGE, Node
 from tools.cluster.paths import REPOSITORY, Cache
-from tools.cluster.steps import run, say, step
+from tools.cluster.steps import run, step
 
 NAMES = ("operator", "worker", "trainer", "server")
 BASE_IMAGE = "localhost/qednano-base:py311"
@@ -38,11 +36,6 @@ class Builder:
     """buildah on a storage of its own under `folder`."""
 
     folder: Path
-
-    @property
-    def layout(self) -> Path:
-        """An OCI layout of the layers exported so far."""
-        return self.folder / "oci"
 
     def build(self, name: str, variant: str = "cpu") -> str:
         """Builds images/NAME unless nothing it is made of has changed; returns its image id."""
@@ -120,22 +113,9 @@ class Builder:
         self._remember("pause", wanted, identity)
         return identity
 
-    def export(self, name: str) -> str:
-        """Writes the image to the OCI layout, layers that are there already excepted; returns its manifest's digest."""
-        tag = name.partition("/")[2].replace(":", "-")
-        digest_file = self.folder / "digest"
-        self._buildah(
-            "push",
-            "--disable-compression",
-            "--format",
-            "oci",
-            "--digestfile",
-            digest_file,
-            name,
-            f"oci:{self.layout}:{tag}",
-            what=f"exporting {name}",
-        )
-        return digest_file.read_text().strip()
+    def stored(self, name: str) -> StoredImage:
+        """The image as it lies in buildah's storage."""
+        return StoredImage(self.folder / "storage", name)
 
     def _commit(self, root: Path, name: str, settings: list[str]) -> None:
         container = self._buildah("from", "scratch", what=f"starting {name}").strip()
@@ -148,7 +128,7 @@ class Builder:
         return self._buildah("images", "--quiet", "--no-trunc", name, what=f"looking for {name}").split()[0]
 
     def _known(self, name: str, print_of_inputs: str) -> str | None:
-        """The id of an image built from just these inputes, when the storage still has it."""
+        """The id of an image built from just these inputs, when the storage still has it."""
         record = self.folder / "built" / name
         if record.exists():
             wanted, _, identity = record.read_text().partition(" ")
@@ -211,15 +191,12 @@ def fingerprint(words: list[str], files: list[Path]) -> str:
 
 def load(node: Node, builder: Builder, name: str) -> None:
     """Gives containerd the image as buildah has it now, sending only the layers it lacks."""
-    digest = builder.export(name)
-    if digest in node.ctr("images", "list", f"name=={name}", what="listing images"):
+    image = builder.stored(name)
+    if image.digest in node.ctr("images", "list", f"name=={name}", what="listing images"):
         return
     there = set(node.ctr("content", "list", "--quiet", what="listing layers").split())
-    manifest = json.loads(_blob(builder.layout, digest).read_text())
-    layers = [layer["digest"] for layer in manifest["layers"]]
-    missing = [layer for layer in dict.fromkeys(layers) if layer not in there]
-    size = sum(_blob(builder.layout, layer).stat().st_size for layer in missing)
-    with step(f"loading {name} into containerd ({len(missing)} of {len(layers)} layers, {size / 1e6:.0f} MB)"):
+    sent = {digest: size for digest, size in image.layers.items() if digest not in there}
+    with step(f"loading {name} into containerd ({len(sent)} layers, {sum(sent.values()) / 1e6:.0f} MB)"):
         importer = subprocess.Popen(
             ["ctr", "--address", node.socket, "-n", "k8s.io", "images", "import", "-"],
             stdin=subprocess.PIPE,
@@ -227,57 +204,12 @@ def load(node: Node, builder: Builder, name: str) -> None:
             stderr=subprocess.PIPE,
         )
         assert importer.stdin is not None and importer.stderr is not None
-        try:
-            _write_archive(
-                importer.stdin, builder.layout, name, digest, [digest, manifest["config"]["digest"], *missing]
-            )
-        except BrokenPipeError:
-            say("containerd stopped reading the image")
+        with contextlib.suppress(BrokenPipeError), importer.stdin:  # why it stopped reading is said below
+            image.write(importer.stdin, without=there)
         said = importer.stderr.read().decode().strip()
-        importer.wait()
-        if importer.returncode != 0:
+        if importer.wait() != 0:
             reason = said.splitlines()[-1] if said else "no reason given"
             raise ClusterError(f"containerd did not take {name}: {reason}")
-    _share(builder.layout, node.containerd_root, layers)
-
-
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / digest.replace(":", "/")
-
-
-def _write_archive(sink: IO[bytes], layout: Path, name: str, digest: str, blobs: list[str]) -> None:
-    """An OCI archive of one image; blobs that containerd has already may be left out."""
-    index = {
-        "schemaVersion": 2,
-        "manifests": [
-            {
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": digest,
-                "size": _blob(layout, digest).stat().st_size,
-                "annotations": {"io.containerd.image.name": name},
-            }
-        ],
-    }
-    with sink, tarfile.open(fileobj=sink, mode="w|", bufsize=1 << 20) as archive:
-        for path, content in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
-            entry = tarfile.TarInfo(path)
-            data = json.dumps(content).encode()
-            entry.size = len(data)
-            archive.addfile(entry, BytesIO(data))
-        for blob in blobs:
-            archive.add(_blob(layout, blob), arcname=f"blobs/{blob.replace(':', '/')}")
-
-
-def _share(layout: Path, containerd_root: Path, layers: list[str]) -> None:
-    """Makes the exported layers hard links to containerd's own copies: half the disk, and buildah still skips them."""
-    for layer in layers:
-        kept = containerd_root / "io.containerd.content.v1.content/blobs" / layer.replace(":", "/")
-        ours = _blob(layout, layer)
-        if kept.exists() and not kept.samefile(ours):
-            link = ours.with_suffix(".link")
-            link.unlink(missing_ok=True)
-            link.hardlink_to(kept)
-            link.replace(ours)
 
 
 def builder(cache: Cache) -> Builder:

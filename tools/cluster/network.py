@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tools.cluster.control_plane import SERVICE_RANGE
 from tools.cluster.errors import ClusterError
@@ -118,7 +119,7 @@ def write_cni(folder: Path, data: Path) -> None:
     )
 
 
-def overlapping(routes: list[dict], ranges: tuple[str, ...]) -> list[str]:
+def overlapping(routes: list[dict[str, Any]], ranges: tuple[str, ...]) -> list[str]:
     """Destinations of `routes` (as `ip -j route` prints them) that overlap with one of `ranges`."""
     found = []
     for route in routes:

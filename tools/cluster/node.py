@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.cluster import debian, dns, network
 from tools.cluster.control_plane import ControlPlane, free_port
@@ -221,7 +222,7 @@ state = "{self.folder / "containerd-state"}"
     conf_dir = "{self.folder / "cni"}"
 """
 
-    def _kubelet_config(self) -> dict:
+    def _kubelet_config(self) -> dict[str, Any]:
         return {
             "kind": "KubeletConfiguration",
             "apiVersion": "kubelet.config.k8s.io/v1beta1",

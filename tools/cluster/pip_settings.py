@@ -21,9 +21,8 @@ def host_settings() -> dict[str, str]:
         if key in _KEYS and name.startswith(("global.", "install.", "user.", "site.")):
             found[key] = str(ast.literal_eval(value))
     for key in _KEYS:
-        value = os.environ.get(f"PIP_{key.upper().replace('-', '_')}")
-        if value:
-            found[key] = value
+        if told := os.environ.get(f"PIP_{key.upper().replace('-', '_')}"):
+            found[key] = told
     return found
 
 

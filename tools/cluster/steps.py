@@ -46,20 +46,20 @@ def run(
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as sink:
-                done = subprocess.run(
+                status = subprocess.run(
                     command, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-                )
+                ).returncode
             output, said = "", log.read_text(errors="replace")
         else:
-            captured = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, input=stdin)
-            done, output, said = captured, captured.stdout, captured.stderr or captured.stdout
+            done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, input=stdin)
+            status, output, said = done.returncode, done.stdout, done.stderr or done.stdout
     except FileNotFoundError as error:
         raise ClusterError(f"{what} needs the command {command[0]!r}, which is not installed") from error
-    if done.returncode != 0:
+    if status != 0:
         lines = [line for line in said.splitlines() if line.strip()]
         last = lines[-1].strip() if lines else "it said nothing"
         where = f" (all of it: {log})" if log is not None else ""
-        raise ClusterError(f"{what} failed with exit status {done.returncode}: {last}{where}")
+        raise ClusterError(f"{what} failed with exit status {status}: {last}{where}")
     return output
 
 
