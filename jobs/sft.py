@@ -7,9 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from qednano.api import SFTRunSpec
 from qednano.api.sftrun import InitialModel
@@ -20,6 +18,9 @@ from qednano.training.examples import DataOrder, Example, documents, read_pairs,
 from qednano.training.model import load_tokenizer
 from qednano.training.packing import MicroBatch, collate, deal
 from qednano.training.session import Session, any_rank, finished, open_session
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("qednano.sft")
 
@@ -59,7 +60,7 @@ def _initial_model(context: JobContext, init: InitialModel, seed: int) -> Path:
     from qednano.tiny import model
 
     final = context.run_dir / "initial"
-    if dist.get_rank() == 0 and not final.is_dir():
+    if context.rank == 0 and not final.is_dir():
         with staging(final) as folder:
             model.init(
                 folder,

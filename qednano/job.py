@@ -29,6 +29,10 @@ from qednano.progress import Reporter
 
 log = logging.getLogger("qednano.job")
 
+# Where cores are shared, OpenMP threads that spin at barriers starve the very thread they wait for (0.5 s a training
+# step became 5 s). libgomp reads this when torch is first imported, so this module comes before torch in every job.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 _MESSAGE_LIMIT = 1000  # Kubernetes keeps 4,096 bytes of a termination message
 
 

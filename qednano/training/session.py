@@ -20,7 +20,7 @@ from qednano.errors import ArtifactError, Stopped
 from qednano.job import JobContext, Outcome
 from qednano.training.checkpoint import Checkpoint, Checkpoints
 from qednano.training.engine import EngineConfig, StepReport, TrainingEngine, join_ranks
-from qednano.training.model import load_policy
+from qednano.training.model import load_policy, write_model_folder
 from qednano.training.optim import OptimizerConfig
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,10 @@ class Session:
             log.warning("step %d was skipped: loss or gradients not finite (loss %s)", self.engine.step, step.loss)
         if self.engine.step % max(1, self.total_steps // 50) == 0:
             log.info("step %d/%d %s", self.engine.step, self.total_steps, _line(finite))
+
+    def write_model(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write weights as a plain model folder, with tokenizer and chat template of the model we started from."""
+        write_model_folder(weights, self.model_folder, folder)
 
     def finish(self, message: str, numbers: dict[str, float]) -> Outcome:
         """Write ``artifact/`` (model folder and manifest) and say so. Every rank calls it."""

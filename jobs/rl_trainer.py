@@ -1,0 +1,66 @@
+"""The trainer of an RL run: graded groups in, weights for the servers out, a model folder at the end."""
+
+from __future__ import annotations
+
+import sys
+
+from qednano.api import RLRunSpec
+from qednano.errors import ConfigError
+from qednano.job import JobContext, Outcome, job
+from qednano.rl.losses import LossConfig
+from qednano.rl.stream import FileStream
+from qednano.rl.trainer import Trainer, TrainerConfig
+from qednano.training.session import finished, open_session
+
+
+def trainer_config(spec: RLRunSpec) -> TrainerConfig:
+    """What the trainer reads of the spec."""
+    algorithm = spec.algorithm
+    return TrainerConfig(
+        loss=LossConfig(
+            loss=str(algorithm.loss),
+            importance_cap=float(algorithm.importance_cap),
+            clip_low=float(algorithm.clip_low),
+            clip_high=float(algorithm.clip_high),
+            entropy_bonus=float(algorithm.entropy_bonus),
+        ),
+        advantage=str(algorithm.advantage),
+        aggregation=str(algorithm.aggregation),
+        groups_per_step=algorithm.problems_per_step,
+        group_size=algorithm.group_size,
+        max_steps=algorithm.max_steps,
+        max_staleness=algorithm.max_staleness,
+        sequence_length=spec.trainer.sequence_length,
+        micro_batch_tokens=spec.trainer.micro_batch_tokens,
+    )
+
+
+@job
+def main(context: JobContext) -> Outcome:
+    """See `qednano.api.RLRunSpec` for what each field does."""
+    spec: RLRunSpec = context.spec
+    if done := finished(context):
+        return done
+    if spec.sampling.temperature == 0:
+        raise ConfigError("spec.sampling.temperature is 0: greedy samples have no log-probs to learn from; use 1.0")
+    context.reporter.update(stage="loading", total=spec.algorithm.max_steps, unit="step")
+    session = open_session(
+        context,
+        lambda: context.input_path("model"),
+        trainer=spec.trainer,
+        optimisation=spec.trainer,
+        checkpoint=spec.checkpoint,
+        total_steps=spec.algorithm.max_steps,
+        temperature=float(spec.sampling.temperature),
+    )
+    trainer = Trainer(session, FileStream(context.run_dir), trainer_config(spec))
+    trainer.run()
+    steps = session.engine.step
+    return session.finish(
+        f"trained {steps} steps, reward {trainer.reward:.3f} in the last, {trainer.stale_groups} groups too stale",
+        {"reward": trainer.reward, "steps": float(steps), "staleGroups": float(trainer.stale_groups)},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""The learning side of an RL run: groups in, optimizer steps, weights out.
+
+A group is used exactly once: the position of the last one used is in the checkpoint, and the stream is told to forget
+what is behind it only after the checkpoint is complete. A group made by weights older than `max_staleness` steps is
+passed over and counted. What became of the groups before they were published (zero variance, overlong, ungraded) is
+the actor's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from qednano import metrics
+from qednano.errors import DataError
+from qednano.rl import weights
+from qednano.rl.advantages import advantages
+from qednano.rl.losses import LossConfig, LossInputs, token_losses, token_weights
+from qednano.rl.stream import Group, Sample
+from qednano.training.engine import LossTerms
+from qednano.training.packing import Document, MicroBatch, collate, deal
+from qednano.training.session import Session
+
+log = logging.getLogger(__name__)
+FIELDS = ("behaviour", "advantage")
+PATIENCE = 60.0  # seconds rank 0 waits for groups before it lets the other ranks know that it still does
+
+
+class SampleSource(Protocol):
+    """What the trainer needs of a sample stream; see `qednano.rl.stream`."""
+
+    def consume(
+        self, after: str | None, stop: threading.Event, timeout: float | None = None
+    ) -> tuple[str, Group] | None: ...
+
+    def acknowledge(self, position: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """The algorithm's part of an RLRun as the trainer reads it; lengths and sizes in tokens, groups and steps."""
+
+    loss: LossConfig
+    advantage: str
+    aggregation: str
+    groups_per_step: int
+    group_size: int
+    max_steps: int
+    max_staleness: int
+    sequence_length: int
+    micro_batch_tokens: int
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The groups of one step, the position of the last one taken, and what was passed over on the way."""
+
+    groups: list[Group]
+    position: str
+    stale: int
+    waited: float
+
+
+@dataclass
+class Reader:
+    """Gathers the groups of a step from the stream, on rank 0; keeps what it has when its patience ends."""
+
+    source: SampleSource
+    stop: threading.Event
+    position: str | None = None
+    _groups: list[Group] = field(default_factory=list)
+    _stale: int = 0
+    _waited: float = 0.0
+    _reached: str | None = None
+
+    def gather(self, count: int, step: int, max_staleness: int, patience: float = PATIENCE) -> Intake | None:
+        """`count` groups for optimizer step `step`; None when it was stopped or `patience` seconds passed."""
+        deadline = time.monotonic() + patience
+        while len(self._groups) < count:
+            began = time.monotonic()
+            found = self.source.consume(self._reached or self.position, self.stop, max(0.0, deadline - began))
+            self._waited += time.monotonic() - began
+            if found is None:
+                return None
+            self._reached, group = found
+            staleness = max(0, step - group.version)
+            if staleness > max_staleness:
+                self._stale += 1
+                metrics.GROUPS.labels("stale").inc()
+                continue
+            metrics.STALENESS.observe(staleness)
+            self._groups.append(group)
+        assert self._reached is not None
+        intake = Intake(self._groups, self._reached, self._stale, self._waited)
+        self.position, self._groups, self._stale, self._waited = self._reached, [], 0, 0.0
+        return intake
+
+
+def step_documents(groups: Sequence[Group], config: TrainerConfig) -> list[Document]:
+    """The documents of one step: each sample's tokens with weights, behaviour log-probs and advantage.
+
+    Samples that can't move the policy (advantage 0, no entropy or KL term) are left out, but still count in the
+    normaliser. Raises DataError naming the group whose sample is malformed.
+    """
+    samples = [sample for group in groups for sample in group.samples]
+    for group in groups:
+        for sample in group.samples:
+            _check(group, sample, config.sequence_length)
+    scores = advantages([[sample.reward for sample in group.samples] for group in groups], config.advantage)
+    weights_of = token_weights(
+        [len(sample.completion_ids) for sample in samples],
+        config.aggregation,
+        samples=max(len(samples), config.groups_per_step * config.group_size),
+    )
+    always = bool(config.loss.entropy_bonus or config.loss.kl_weight)
+    documents = []
+    for index, (sample, advantage) in enumerate(zip(samples, [a for group in scores for a in group], strict=True)):
+        if sample.completion_ids and (advantage != 0 or always):
+            prompt, length = len(sample.prompt_ids), len(sample.completion_ids)
+            documents.append(
+                Document(
+                    [*sample.prompt_ids, *sample.completion_ids],
+                    [0.0] * prompt + [weights_of[index]] * length,
+                    {"behaviour": [0.0] * prompt + sample.logprobs, "advantage": [advantage] * (prompt + length)},
+                    index=index,
+                )
+            )
+    return documents
+
+
+def _check(group: Group, sample: Sample, sequence_length: int) -> None:
+    if len(sample.logprobs) != len(sample.completion_ids) or not sample.prompt_ids:
+        raise DataError(
+            f"group {group.id}: a sample has {len(sample.prompt_ids)} prompt tokens, {len(sample.completion_ids)} "
+            f"completion tokens and {len(sample.logprobs)} log-probs; there must be a prompt and one log-prob a token"
+        )
+    if len(sample.prompt_ids) + len(sample.completion_ids) > sequence_length:
+        raise DataError(
+            f"group {group.id}: a sample has {len(sample.prompt_ids) + len(sample.completion_ids)} tokens, "
+            f"more than spec.trainer.sequenceLength ({sequence_length})"
+        )
+
+
+class PolicyLoss:
+    """The step's loss function for the engine; also keeps the importance ratios of this rank for the metrics."""
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+        self.ratios: list[Tensor] = []
+
+    def __call__(self, batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
+        behaviour = batch.fields["behaviour"]
+        inputs = LossInputs(logprobs, behaviour, batch.fields["advantage"], batch.sample, entropies)
+        terms = token_losses(inputs, self.config)
+        self.ratios.append(terms.ratio)
+        difference = logprobs.detach() - behaviour
+        sums = {
+            "count": torch.tensor(float(len(logprobs))),
+            "entropy": entropies.sum(),
+            "clipped": terms.clipped.sum(),
+            "ratio": terms.ratio.sum(),
+            "ratio2": terms.ratio.square().sum(),
+            "behaviourKl": (torch.expm1(difference) - difference).sum(),
+        }
+        return LossTerms((batch.weights * terms.loss).sum(), sums)
+
+
+class Trainer:
+    """Runs the steps of one attempt of an RLRun. Every rank has one; only rank 0 reads the stream and publishes."""
+
+    def __init__(self, session: Session, source: SampleSource, config: TrainerConfig) -> None:
+        self.session, self.engine, self.config = session, session.engine, config
+        self.source = source
+        self.reader = Reader(source, session.context.stopping)
+        self.stale_groups = 0
+        self.reward = 0.0
+        self._saved = -1  # optimizer step of the newest checkpoint
+
+    def run(self) -> None:
+        """From the newest checkpoint to the last step. Raises Stopped after saving."""
+        self._resume()
+        self._publish()
+        while self.engine.step < self.config.max_steps:
+            self.session.context.reporter.update(stage="waiting for groups" if self.engine.step == 0 else "training")
+            intake = self._next_intake()
+            if intake is None:
+                if self._saved != self.engine.step:
+                    self._save()
+                raise self.session.stopped()
+            self._step(intake)
+            self._publish()
+            if self.session.due() or self.engine.step == self.config.max_steps:
+                self._save()
+
+    def _resume(self) -> None:
+        checkpoint = self.session.resume()
+        if checkpoint is not None:
+            self.reader.position = checkpoint.state["position"]
+            self.stale_groups = checkpoint.state["staleGroups"]
+            self.reward = checkpoint.state["reward"]
+            self._saved = checkpoint.step
+            self._acknowledge()  # the attempt before may have ended between its checkpoint and this
+
+    def _next_intake(self) -> Intake | None:
+        """The next step's groups, the same on every rank; None when a stop was requested."""
+        config = self.config
+        while not self.session.stop_requested():
+            message: list[Intake | None] = [None]
+            if self.engine.rank == 0:
+                message[0] = self.reader.gather(config.groups_per_step, self.engine.step, config.max_staleness)
+            if self.engine.ranks > 1:
+                dist.broadcast_object_list(message)
+            if message[0] is not None:
+                return message[0]
+        return None
+
+    def _step(self, intake: Intake) -> None:
+        began = time.monotonic()
+        config = self.config
+        documents = step_documents(intake.groups, config)
+        dealt = deal(
+            [len(document.tokens) for document in documents],
+            sequence_length=config.sequence_length,
+            micro_batch_tokens=config.micro_batch_tokens,
+            ranks=self.engine.ranks,
+        )
+        batches = [collate([documents[index] for index in micro], FIELDS) for micro in dealt[self.engine.rank]]
+        loss = PolicyLoss(config.loss)
+        step = self.engine.train_step(batches, loss)
+        self.stale_groups += intake.stale
+        rewards = [sample.reward for group in intake.groups for sample in group.samples]
+        self.reward = sum(rewards) / max(1, len(rewards))
+        extra = {"reward": self.reward, "staleGroups": float(self.stale_groups), "waitSeconds": intake.waited}
+        extra |= _policy_metrics(step.sums, loss.ratios)
+        extra["staleness"] = sum(
+            max(0, self.engine.step - 1 - group.version) for group in intake.groups
+        ) / len(intake.groups)  # fmt: skip
+        if self.engine.rank == 0:
+            metrics.TRAINER_WAIT.inc(intake.waited)
+            metrics.GROUPS.labels("trained").inc(len(intake.groups))
+        self.session.report(step, extra, time.monotonic() - began)
+
+    def _publish(self) -> None:
+        if self.engine.rank == 0:
+            self.session.checkpoints.before_publish()
+        export = self.engine.weights()
+        if self.engine.rank == 0:
+            weights.publish(
+                self.session.context.run_dir,
+                self.engine.step,
+                lambda folder: self.session.write_model(export, folder),
+            )
+            metrics.WEIGHT_VERSION.labels("trainer").set(self.engine.step)
+
+    def _save(self) -> None:
+        self.session.save({"position": self.reader.position, "staleGroups": self.stale_groups, "reward": self.reward})
+        self._saved = self.engine.step
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        if self.engine.rank == 0 and self.reader.position is not None:
+            self.source.acknowledge(self.reader.position)
+
+
+def _policy_metrics(sums: dict[str, float], ratios: Sequence[Tensor]) -> dict[str, float]:
+    count = max(1.0, sums["count"])
+    share = {name: sums[name] / count for name in ("entropy", "clipped", "behaviourKl")}
+    effective = sums["ratio"] ** 2 / max(1e-12, count * sums["ratio2"])
+    metrics.ENTROPY.set(share["entropy"])
+    metrics.CLIPPED_SHARE.set(share["clipped"])
+    metrics.KL.set(share["behaviourKl"])
+    metrics.EFFECTIVE_SAMPLE_SIZE.set(effective)
+    shown = {**share, "ratio": sums["ratio"] / count, "effectiveSampleRatio": effective}
+    together = torch.cat(list(ratios)) if ratios else torch.empty(0)
+    if len(together):
+        for name, value in zip(("0.05", "0.5", "0.95"), _quantiles(together, (0.05, 0.5, 0.95)), strict=True):
+            metrics.IMPORTANCE_RATIO.labels(name).set(value)
+    return shown
+
+
+def _quantiles(values: Tensor, shares: Sequence[float]) -> list[float]:
+    ordered = values.sort().values
+    return [float(ordered[round(share * (len(ordered) - 1))]) for share in shares]
