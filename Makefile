@@ -14,11 +14,11 @@ demo: venv ## Run the whole pipeline on this machine: dataset, SFT, RL, evaluati
 	@.venv/bin/qednano run examples/tiny/ --root $(ROOT)
 
 test: venv ## All tests but those that need a kubelet; builds a kube-apiserver the first time
-	@$(PYTHON_BIN) -m tools.cluster build --apiserver
+	@$(PYTHON_BIN) -m tools.cluster build --control-plane
 	@$(PYTHON_BIN) -m pytest -m "not e2e" $(ARGS)
 
 cluster: venv ## Start a real one-node Kubernetes here, with images and operator
-	@$(PYTHON_BIN) -m tools.cluster up
+	@$(PYTHON_BIN) -m tools.cluster up --images
 
 e2e: cluster ## Apply examples/tiny to the one-node cluster and wait for a better prover
 	@$(PYTHON_BIN) -m pytest -m e2e $(ARGS)
