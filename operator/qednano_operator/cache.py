@@ -1,0 +1,201 @@
+"""What the watches have seen, kept small: runs, their children, and who refers to whom."""
+
+from __future__ import annotations
+
+import time
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qednano.api import KINDS
+from qednano.progress import ProgressReport
+from qednano_operator.decision import Object, World
+from qednano_operator.dependencies import referenced
+from qednano_operator.observe import LABEL
+
+Key = tuple[str, str, str]
+"""Kind, namespace and name of a run."""
+
+CHILD_KINDS = ("Job", "StatefulSet", "Pod", "Service", "ConfigMap")
+_META = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_FOREIGN_SECONDS = 25.0
+
+
+def _compact_pod(status: Mapping[str, Any]) -> Object:
+    kept = {key: status[key] for key in ("phase", "podIP", "reason", "message", "conditions") if key in status}
+    containers = status.get("containerStatuses") or []
+    kept["containerStatuses"] = [
+        {key: item[key] for key in ("state", "lastState", "restartCount", "ready") if key in item}
+        for item in containers[:1]
+    ]
+    return kept
+
+
+def compact(kind: str, raw: Mapping[str, Any]) -> Object:
+    """The parts of an object that are read here; the rest of thousands of pods would only cost memory."""
+    meta = raw["metadata"]
+    found: Object = {"kind": kind, "metadata": {key: meta[key] for key in _META if meta.get(key)}}
+    if kind in KINDS:
+        return {**found, "spec": raw.get("spec") or {}, "status": raw.get("status") or {}}
+    owners = meta.get("ownerReferences") or []
+    found["metadata"]["ownerReferences"] = [{"uid": owner.get("uid")} for owner in owners]
+    hashed = (meta.get("annotations") or {}).get(LABEL + "spec-hash")
+    if hashed:
+        found["metadata"]["annotations"] = {LABEL + "spec-hash": hashed}
+    status = raw.get("status") or {}
+    if kind == "Pod":
+        found["spec"] = {"nodeName": (raw.get("spec") or {}).get("nodeName") or ""}
+        found["status"] = _compact_pod(status)
+    elif kind in ("Job", "StatefulSet"):
+        found["status"] = {key: status[key] for key in ("conditions", "readyReplicas") if status.get(key)}
+    elif kind == "ConfigMap":
+        found["data"] = {"config.json": (raw.get("data") or {}).get("config.json", "")}
+    return found
+
+
+def _version(obj: Object) -> int:
+    text = obj["metadata"].get("resourceVersion") or "0"
+    return int(text) if text.isdigit() else 0
+
+
+def owner_key(obj: Object) -> Key | None:
+    """The run that an object is or belongs to, by its labels."""
+    meta = obj["metadata"]
+    if obj["kind"] in KINDS:
+        return obj["kind"], meta["namespace"], meta["name"]
+    labels = meta.get("labels") or {}
+    kind, run = labels.get(LABEL + "kind"), labels.get(LABEL + "run")
+    return (kind, meta["namespace"], run) if kind in KINDS and run else None
+
+
+class Cache:
+    """Newest known state of all runs and their children. Answers of our own writes go in too, so that the next
+    pass need not wait for the watch to echo them."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Key, Object] = {}
+        self._children: dict[Key, dict[tuple[str, str], Object]] = {}
+        self._owners: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
+        self._dependents: dict[Key, set[Key]] = {}
+        self._foreign: dict[tuple[str, str, str], float] = {}
+
+    def keys(self) -> list[Key]:
+        """Every known run."""
+        return list(self._runs)
+
+    def run(self, key: Key) -> Object | None:
+        """The run, if it exists."""
+        return self._runs.get(key)
+
+    def children(self, key: Key) -> Iterable[Object]:
+        """Its labelled objects."""
+        return self._children.get(key, {}).values()
+
+    def has(self, kind: str, namespace: str, name: str) -> bool:
+        """Whether a labelled child of that name is known."""
+        return (kind, name) in self._owners.get(namespace, {})
+
+    def put(self, obj: Object) -> set[Key]:
+        """Take in a compact object unless a newer one is known; returns the runs it concerns."""
+        key = owner_key(obj)
+        if key is None:
+            return set()
+        meta = obj["metadata"]
+        if obj["kind"] in KINDS:
+            old = self._runs.get(key)
+            if old is not None and old["metadata"]["uid"] == meta["uid"] and _version(old) > _version(obj):
+                return {key}
+            self._link(key, old, obj)
+            self._runs[key] = obj
+            return {key} | self._dependents.get(key, set())
+        children = self._children.setdefault(key, {})
+        old = children.get((obj["kind"], meta["name"]))
+        if old is None or old["metadata"]["uid"] != meta["uid"] or _version(old) <= _version(obj):
+            children[obj["kind"], meta["name"]] = obj
+            if obj["kind"] != "Pod":
+                uid = next((owner["uid"] for owner in meta["ownerReferences"]), "")
+                owners = self._owners.setdefault(meta["namespace"], {})
+                owners[obj["kind"], meta["name"]] = (uid, f"{key[0]} {key[2]}")
+        return {key}
+
+    def remove(self, obj: Object) -> set[Key]:
+        """Forget a deleted object; returns the runs it concerns."""
+        key = owner_key(obj)
+        if key is None:
+            return set()
+        meta = obj["metadata"]
+        if obj["kind"] in KINDS:
+            old = self._runs.get(key)
+            if old is None or old["metadata"]["uid"] != meta["uid"]:
+                return {key}
+            del self._runs[key]
+            self._link(key, old, None)
+            return {key} | self._dependents.get(key, set())
+        children = self._children.get(key, {})
+        name = (obj["kind"], meta["name"])
+        if name in children and children[name]["metadata"]["uid"] == meta["uid"]:
+            del children[name]
+            self._owners.get(meta["namespace"], {}).pop(name, None)
+            if not children:
+                del self._children[key]
+        return {key}
+
+    def _link(self, key: Key, old: Object | None, new: Object | None) -> None:
+        namespace = key[1]
+        before = referenced(old["spec"]) if old else set()
+        after = referenced(new["spec"]) if new else set()
+        for kind, name in before - after:
+            self._dependents.get((kind, namespace, name), set()).discard(key)
+        for kind, name in after - before:
+            self._dependents.setdefault((kind, namespace, name), set()).add(key)
+
+    def note_foreign(self, kind: str, namespace: str, name: str) -> None:
+        """Remember for a while that somebody else has an object of that name."""
+        self._foreign[kind, namespace, name] = time.monotonic()
+
+    def world(self, key: Key, reports: Mapping[str, ProgressReport]) -> World:
+        """What surrounds a run now."""
+        _, namespace, _ = key
+        run = self._runs[key]
+        since = time.monotonic() - _FOREIGN_SECONDS
+        foreign = {
+            (kind, name): ("", "nobody's run")
+            for (kind, where, name), noted in self._foreign.items()
+            if where == namespace and noted > since
+        }
+        runs = {
+            (kind, name): found
+            for kind, name in referenced(run["spec"])
+            if (found := self._runs.get((kind, namespace, name))) is not None
+        }
+        return World(
+            children=tuple(self.children(key)),
+            owners=ChainMap(foreign, self._owners.get(namespace, {})),
+            runs=runs,
+            reports=reports,
+        )
+
+    def replace_all(self, kind: str, objects: list[Object], listed_at: float) -> set[Key]:
+        """Drop cached objects of ``kind`` that a full list no longer has; returns the runs they concern."""
+        alive = {obj["metadata"]["uid"] for obj in objects}
+        concerned: set[Key] = set()
+        for obj in objects:
+            concerned |= self.put(obj)
+        stored = (
+            list(self._runs.values())
+            if kind in KINDS
+            else [child for children in self._children.values() for child in children.values() if child["kind"] == kind]
+        )
+        for obj in stored:
+            if obj["kind"] == kind and obj["metadata"]["uid"] not in alive and obj.get("seen", 0.0) < listed_at:
+                concerned |= self.remove(obj)
+        return concerned

@@ -1,0 +1,124 @@
+"""References to other runs: what a run waits for, in a sentence, and what is pinned once all are ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qednano.api.common import RunSpec
+from qednano.api.status import ResolvedInputStatus
+from qednano.plan import Reference, literal_inputs, locate, references
+from qednano_operator.decision import Object
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """``inputs`` when everything is ready; else why not, and whether that is for good."""
+
+    inputs: tuple[ResolvedInputStatus, ...] = ()
+    reason: str = ""
+    message: str = ""
+    failed: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the run may start."""
+        return not self.reason
+
+
+def _path(reference: Reference) -> str:
+    """The field as it stands in the manifest: ``spec.baselines[0].model.sftRun``."""
+    head, _, index = reference.field.partition("/")
+    field = {"SFTRun": "sftRun", "RLRun": "rlRun", "ProofDataset": "proofDataset"}[reference.kind]
+    return f"spec.{head}[{index}].model.{field}" if index else f"spec.{head}.{field}"
+
+
+def _progress(status: Mapping[str, Any]) -> str:
+    progress = status.get("progress") or {}
+    if progress.get("total") and progress.get("step") is not None:
+        return f" ({progress['step']} of {progress['total']} {progress.get('unit') or 'step'}s)"
+    return ""
+
+
+def _never(reference: Reference, source: Object) -> str:
+    """Why ``source`` will never have the part, however well it ends; empty when it will."""
+    spec = source.get("spec") or {}
+    if reference.part == "initial" and "init" not in (spec.get("model") or {}):
+        return (
+            f"{_path(reference)}.checkpoint is Initial, but {reference.kind} {reference.name} did not start from "
+            "a new model; use Final, or name the model it started from"
+        )
+    if reference.part.startswith("split/"):
+        wanted = reference.part.removeprefix("split/")
+        names = [split.get("name") for split in spec.get("splits") or []]
+        if wanted not in names:
+            return (
+                f"{_path(reference)}.split is {wanted}, but ProofDataset {reference.name} has only "
+                f"{', '.join(map(str, names))}"
+            )
+    return ""
+
+
+def _resolve(reference: Reference, source: Object | None, namespace: str) -> ResolvedInputStatus | Resolution:
+    what = f"{reference.kind} {reference.name}"
+    if source is None or source["metadata"].get("deletionTimestamp"):
+        state = "does not exist" if source is None else "is being deleted"
+        return Resolution(
+            reason="NotFound",
+            message=f"{_path(reference)} names {what}, which {state} in namespace {namespace}; waiting for it",
+        )
+    never = _never(reference, source)
+    if never:
+        return Resolution(reason="DependencyUnfit", message=never, failed=True)
+    status = source.get("status") or {}
+    phase = status.get("phase") or "Pending"
+    if phase == "Failed":
+        why = status.get("message") or "no reason given"
+        return Resolution(
+            reason="DependencyFailed", message=f"{_path(reference)} needs {what}, which failed: {why}", failed=True
+        )
+    artifact = status.get("artifact") or {}
+    if phase != "Succeeded" or not artifact.get("uri"):
+        return Resolution(
+            reason="NotReady", message=f"{_path(reference)} waits for {what}, which is {phase}{_progress(status)}"
+        )
+    return ResolvedInputStatus(
+        field=reference.field,
+        name=f"{reference.kind}/{reference.name}",
+        uri=locate(reference, artifact["uri"]),
+        digest=artifact.get("digest") or "",
+    )
+
+
+def resolve(spec: RunSpec, namespace: str, runs: Mapping[tuple[str, str], Object]) -> Resolution:
+    """Resolve every reference of ``spec``; what can never be met outweighs what is only not there yet."""
+    inputs = [ResolvedInputStatus(field=name, uri=uri) for name, uri in literal_inputs(spec).items()]
+    blocked: list[Resolution] = []
+    for reference in references(spec):
+        found = _resolve(reference, runs.get((reference.kind, reference.name)), namespace)
+        if isinstance(found, Resolution):
+            blocked.append(found)
+        else:
+            inputs.append(found)
+    if not blocked:
+        return Resolution(inputs=tuple(inputs))
+    return next((item for item in blocked if item.failed), blocked[0])
+
+
+_FIELDS = {"sftRun": "SFTRun", "rlRun": "RLRun", "proofDataset": "ProofDataset"}
+
+
+def referenced(spec: Any) -> set[tuple[str, str]]:
+    """(kind, name) of every run that a raw spec names, valid or not; for finding who waits for whom."""
+    found: set[tuple[str, str]] = set()
+    if isinstance(spec, dict):
+        for key, value in spec.items():
+            if key in _FIELDS and isinstance(value, dict) and isinstance(value.get("name"), str):
+                found.add((_FIELDS[key], value["name"]))
+            else:
+                found |= referenced(value)
+    elif isinstance(spec, list):
+        for value in spec:
+            found |= referenced(value)
+    return found

@@ -1,0 +1,152 @@
+"""What a started run is doing now: ready pods, GPUs held, progress, and what is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from qednano.api import ConditionType, RunStatus
+from qednano.api.status import Headline, Progress, RoleStatus, Usage
+from qednano.plan import Lifecycle, Role
+from qednano.progress import ProgressReport
+from qednano_operator.attempts import is_done, role_attempt, role_status
+from qednano_operator.conditions import clip, is_true, put, stamp
+from qednano_operator.manifests import selector
+from qednano_operator.observe import Observed, Pod, parse_time
+from qednano_operator.subject import Subject
+
+MAIN_ROLE = {"ProofDataset": "dataset", "SFTRun": "trainer", "RLRun": "trainer", "EvalRun": "evaluate"}
+REPORTING_ROLES = {**{kind: (role,) for kind, role in MAIN_ROLE.items()}, "RLRun": ("trainer", "actor")}
+_HEADLINE = {"SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
+_METRICS = 32
+_ACCRUE_SECONDS = 60  # GPU time is written this often while nothing changes: each write is an API call
+
+
+def role_statuses(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> list[RoleStatus]:
+    """Desired and ready pods of each role. A task's pod counts as ready once it runs, and when it is done."""
+    found = []
+    for role in roles:
+        old = role_status(status, role.name)
+        server = role.lifecycle is Lifecycle.SERVER
+        pods = observed.role_pods(role.name, None if server else role_attempt(status, role.name))
+        ready = {p.index for p in pods if not p.terminating and (p.ready if server else p.running or p.succeeded)}
+        found.append(
+            old.model_copy(
+                update={
+                    "desired": role.replicas,
+                    "ready": len(ready),
+                    "restarts": sum(pod.restarts for pod in pods) if server else old.restarts,
+                    "attempt": role_attempt(status, role.name),
+                }
+            )
+        )
+    return found
+
+
+def held_gpus(roles: tuple[Role, ...], observed: Observed) -> int:
+    """GPUs of the pods that are bound to a node and not finished."""
+    each = {role.name: role.resources.gpus for role in roles}
+    return sum(each.get(pod.role, 0) for pod in observed.pods if pod.active and pod.scheduled)
+
+
+def account(status: RunStatus, gpus: int, now: datetime) -> RunStatus:
+    """Add the GPU time since the last pass, at what the run held then; ``gpus`` is what it holds now."""
+    usage = status.usage or Usage()
+    since = parse_time(usage.accrued_until)
+    seconds = max(0, int((now - since).total_seconds())) if since and status.gpus else 0
+    if gpus != status.gpus or seconds >= _ACCRUE_SECONDS:
+        usage = Usage(gpu_seconds=usage.gpu_seconds + seconds * status.gpus, accrued_until=stamp(now))
+    return status.model_copy(update={"gpus": gpus, "usage": usage if usage.accrued_until else status.usage})
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(f"{value:.6g}")
+
+
+def headline_of(kind: str, metrics: Mapping[str, float]) -> str:
+    """The number to show for a kind, four digits; empty when the metrics have none."""
+    name = _HEADLINE.get(kind, "")
+    value = metrics.get(name)
+    return "" if value is None else f"{value:.4g}"
+
+
+def progress_of(kind: str, reports: Mapping[str, ProgressReport], old: Progress | None) -> Progress | None:
+    """The run's progress: steps of the main role, numbers of all that report."""
+    main = reports.get(MAIN_ROLE[kind])
+    if main is None:
+        return old
+    metrics: dict[str, float] = {}
+    for report in reports.values():
+        metrics |= report.metrics
+    staleness = metrics.get("staleness")
+    return Progress(
+        stage=main.stage,
+        step=main.step,
+        total=main.total,
+        unit=main.unit,
+        rate="" if main.rate is None else f"{main.rate:.3g}",
+        eta_seconds=None if main.eta_seconds is None else int(main.eta_seconds),
+        message=main.message,
+        metrics=[Headline(name=name, value=_decimal(value)) for name, value in sorted(metrics.items())[:_METRICS]],
+        headline=headline_of(kind, metrics) or (old.headline if old else ""),
+        staleness="" if staleness is None else f"{staleness:.3g}",
+        updated=stamp(datetime.fromtimestamp(main.updated, tz=UTC)),
+    )
+
+
+def _expected(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> list[tuple[Role, list[Pod]]]:
+    return [
+        (
+            role,
+            observed.role_pods(
+                role.name, None if role.lifecycle is Lifecycle.SERVER else role_attempt(status, role.name)
+            ),
+        )
+        for role in roles
+        if role.lifecycle is Lifecycle.SERVER or not is_done(role, status, observed)
+    ]
+
+
+def _all_run(roles: tuple[Role, ...], status: RunStatus) -> bool:
+    by_name = {role.name: role for role in status.roles}
+    return all(
+        by_name[role.name].ready >= (1 if role.lifecycle is Lifecycle.SERVER else role.replicas) for role in roles
+    )
+
+
+def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> RunStatus:
+    """Conditions Scheduled and Running, and a message that says what is in the way."""
+    status, generation, now = subject.status, subject.generation, subject.now
+    pods = [pod for _, found in _expected(roles, status, observed) for pod in found if pod.active]
+    trouble = next((f"{pod.name} {pod.trouble}" for pod in pods if pod.trouble), "")
+    missing = [role for role in status.roles if role.ready < role.desired]
+    waiting = ", ".join(f"{role.name} {role.ready} of {role.desired}" for role in missing)
+    unbound = [pod for pod in pods if not pod.scheduled]
+    if unbound:
+        blocked = next((f"{pod.name} {pod.trouble}" for pod in unbound if pod.trouble), "")
+        reason = "Unschedulable" if blocked else "PodsPending"
+        status = put(status, ConditionType.SCHEDULED, False, reason, blocked, generation, now)
+    elif pods:
+        status = put(status, ConditionType.SCHEDULED, True, "PodsBound", "", generation, now)
+    if _all_run(roles, status):
+        status = put(status, ConditionType.RUNNING, True, "PodsRun", "", generation, now)
+    elif not is_true(status, ConditionType.RUNNING):
+        restarted = bool(status.attempts) and status.attempts[-1].reason != "Suspended"
+        reason = "Restarting" if restarted else "Starting"
+        status = put(status, ConditionType.RUNNING, False, reason, trouble, generation, now)
+    if is_true(status, ConditionType.RUNNING):
+        return status.model_copy(
+            update={"message": clip(trouble or (status.progress.message if status.progress else ""))}
+        )
+    return status.model_copy(update={"message": clip(trouble or f"waiting for pods to run: {waiting}")})
+
+
+def look(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> RunStatus:
+    """Everything that is only observed: role counts, GPUs and their use, scale."""
+    status = account(subject.status, held_gpus(roles, observed), subject.now)
+    status = status.model_copy(update={"roles": role_statuses(roles, status, observed)})
+    if subject.kind == "RLRun":
+        pods = [pod for pod in observed.role_pods("rollout") if not pod.terminating]
+        status = status.model_copy(update={"rollout_replicas": len(pods), "selector": selector(subject, "rollout")})
+    return status

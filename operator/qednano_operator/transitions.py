@@ -1,0 +1,65 @@
+"""Events that follow from a change of status. They are derived, so a repeated pass repeats none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qednano.api import ConditionType, Phase, RunStatus
+from qednano_operator.conditions import find
+from qednano_operator.decision import Event
+
+
+def _waiting(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    if after.phase is Phase.WAITING and (before.phase, before.message) != (after.phase, after.message):
+        yield Event("Waiting", after.message)
+    if after.phase is Phase.PENDING and before.message != after.message:
+        yield Event("InvalidSpec", after.message, warning=True)
+
+
+def _accepted(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    old, new = find(before, ConditionType.ACCEPTED), find(after, ConditionType.ACCEPTED)
+    if new is None or new.status != "True":
+        return
+    if old is None or old.status != "True":
+        yield Event("Accepted", "the spec is valid")
+    if new.message and (old is None or old.message != new.message):
+        yield Event(new.reason, new.message, warning=True)
+
+
+def _attempts(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    if after.start_time and not before.start_time:
+        yield Event("Starting", f"attempt 1 starts; the run's folder is {after.run_dir}")
+    elif after.attempt > before.attempt and after.phase is Phase.RESTARTING:
+        yield Event("Restarting", after.message, warning=True)
+    elif after.attempt > before.attempt > 0:
+        yield Event("Resuming", f"attempt {after.attempt} continues from the last checkpoint")
+
+
+_PHASES = {
+    Phase.RUNNING: Event("Started", "all pods run"),
+    Phase.SUSPENDING: Event("Suspending", "pods save their state and end"),
+    Phase.SUSPENDED: Event("Suspended", "no pod is left; spec.suspend false continues the run"),
+}
+
+
+def _phases(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    if after.phase is before.phase or after.phase is None:
+        return
+    if after.phase in _PHASES:
+        yield _PHASES[after.phase]
+    elif after.phase is Phase.SUCCEEDED:
+        yield Event("Succeeded", after.message or "the run has succeeded")
+    elif after.phase is Phase.FAILED:
+        yield Event("Failed", after.message, warning=True)
+
+
+def _scheduling(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    old, new = find(before, ConditionType.SCHEDULED), find(after, ConditionType.SCHEDULED)
+    if new is not None and new.reason == "Unschedulable" and (old is None or old.message != new.message):
+        yield Event("Unschedulable", new.message, warning=True)
+
+
+def events(kind: str, before: RunStatus, after: RunStatus) -> list[Event]:
+    """Events for the change from one status to the next, in the order in which things happened."""
+    rows = (_accepted, _waiting, _attempts, _scheduling, _phases)
+    return [event for row in rows for event in row(before, after)]

@@ -1,0 +1,59 @@
+"""One operator process and one namespace serve most tests; tests that kill operators have their own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.kube.apiserver import ApiServer
+from tests.operator.harness import NODE, Cluster, OperatorProcess
+from tools.cluster.paths import REPOSITORY
+
+CRDS = sorted((REPOSITORY / "charts/qednano/files/crds").glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def qed_server(apiserver_with_controllers: ApiServer) -> ApiServer:
+    """An API server with the four kinds and one node."""
+    server = apiserver_with_controllers
+    server.install_crds(*(yaml.safe_load(path.read_text()) for path in CRDS))
+    server.client.request("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
+    return server
+
+
+@pytest.fixture(scope="session")
+def operator(qed_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """The operator that serves the shared namespace."""
+    qed_server.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shared"}})
+    log = tmp_path_factory.mktemp("operator") / "operator.log"
+    flags = ("--namespaces=shared", "--lease-namespace=shared")
+    process = OperatorProcess(qed_server.kubeconfig, log, flags).start()
+    yield process
+    assert process.stop() == 0, log.read_text()[-3000:]
+
+
+@pytest.fixture
+def cluster(qed_server: ApiServer, operator: OperatorProcess) -> Cluster:
+    """The shared namespace, served by the shared operator."""
+    return Cluster(qed_server, "shared")
+
+
+@pytest.fixture
+def own(qed_server: ApiServer) -> Cluster:
+    """A namespace that no operator serves yet."""
+    return Cluster(qed_server, qed_server.new_namespace())
+
+
+@pytest.fixture
+def own_operator(qed_server: ApiServer, own: Cluster, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """An operator for the test's own namespace, not started yet."""
+    flags = (f"--namespaces={own.namespace}", f"--lease-namespace={own.namespace}")
+    process = OperatorProcess(qed_server.kubeconfig, tmp_path / "operator.log", flags)
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        with contextlib.suppress(OSError):
+            process.kill()
