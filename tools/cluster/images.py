@@ -148,8 +148,11 @@ class Builder:
         debian.require(["buildah"], purpose="building images")
         temporary = self.folder / "tmp"  # where buildah keeps cache mounts: pip's downloads among them
         temporary.mkdir(parents=True, exist_ok=True)
+        # In a mount namespace of its own, or buildah would leave its overlay mounted.
         return run(
             [
+                "unshare",
+                "--mount",
                 "buildah",
                 "--root",
                 self.folder / "storage",

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ PACKAGES = (
     "gcc",
     "libc6-dev",
 )
-_PRIVATE = ("/var/log/pods", "/var/log/containers", "/var/lib/kubelet", "/var/lib/cni")
+_PRIVATE = ("/var/log/pods", "/var/log/containers", "/var/lib/kubelet", "/var/lib/cni", "/run/containerd")
 
 
 @dataclass(frozen=True)
@@ -251,6 +250,7 @@ state = "{self.folder / "containerd-state"}"
             "serializeImagePulls": False,
             "registryPullQPS": 0,
             "eventRecordQPS": 0,
+            "nodeStatusUpdateFrequency": "2s",
             "nodeStatusReportFrequency": "1m",
             "fileCheckFrequency": "60s",
             "syncFrequency": "10s",
@@ -267,15 +267,15 @@ state = "{self.folder / "containerd-state"}"
         return False
 
     def _remove_containers(self) -> None:
-        for task in self.ctr("tasks", "list", "-q", what="listing containers").split():
-            self.ctr_succeeds("tasks", "kill", "--signal", "SIGKILL", task)
-        deadline = time.monotonic() + 20
-        names = self.ctr("containers", "list", "-q", what="listing containers").split()
-        while names and time.monotonic() < deadline:
-            for name in names:
-                self.ctr_succeeds("tasks", "delete", "--force", name)
-                self.ctr_succeeds("containers", "delete", name)
+        """Kills every container's process and deletes the containers; containerd itself cleans up after each."""
+
+        def gone() -> bool:
+            for task in self.ctr("tasks", "list", "-q", what="listing tasks").split():
+                self.ctr_succeeds("tasks", "kill", "--signal", "SIGKILL", task)
             names = self.ctr("containers", "list", "-q", what="listing containers").split()
+            return not names or self.ctr_succeeds("containers", "delete", *names)
+
+        wait_until(gone, what="the end of the pods", seconds=30)
 
     def _shims(self) -> Iterator[int]:
         """containerd's shims outlive it; ours are those that were given our socket."""
