@@ -30,7 +30,7 @@ def server_of(ctx: JobContext) -> ModelServer:
         Serving(f"{ctx.role}-{ctx.index}", ctx.role, f"http://{ctx.host}:{ctx.port}", model),
         options,
         ctx.run_dir,
-        follow=ctx.run_dir / "weights" if reinforced else None,
+        follow=reinforced,
         loadable=not reinforced,
         reporter=ctx.reporter,
     )

@@ -26,10 +26,16 @@ from qednano.llm.vllm import EngineFailed, VllmOptions, VllmProcess
 from qednano.metrics import WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
 from qednano.progress import Reporter
 from qednano.rl.pool import ServerRecord, announce, withdraw
+from qednano.rl.weights import PublishedWeights, latest
 
 log = logging.getLogger(__name__)
 
-FORWARDED = {("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models")}
+FORWARDED = {
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("POST", "/tokenize"),
+}
 LATEST_POLL_SECONDS = 0.1
 HEARTBEAT_SECONDS = 1.0
 RELOAD_TRIES = 3
@@ -50,16 +56,22 @@ class Serving:
     answered: int = 0
 
 
+@dataclass(frozen=True)
+class _Published:
+    weights: PublishedWeights
+    time: float
+
+
 class ModelServer:
-    """One server of the pool. `follow` is the folder whose LATEST names the weights to serve, None to follow nothing;
-    `loadable` allows clients to ask for another model of the same shape (evaluations)."""
+    """One server of the pool. `follow`: serve the newest weights that the run's trainer publishes; `loadable`: let
+    clients ask for another model of the same shape (evaluations)."""
 
     def __init__(
         self,
         serving: Serving,
         options: VllmOptions,
         run_dir: Path,
-        follow: Path | None,
+        follow: bool,
         loadable: bool,
         reporter: Reporter,
     ) -> None:
@@ -69,6 +81,7 @@ class ModelServer:
         self._reporter = reporter
         self._session: aiohttp.ClientSession
         self._loading = asyncio.Lock()
+        self._loaded: _Published | None = None
 
     async def run(self, host: str, port: int, stopping: Callable[[], bool]) -> None:
         """Serve until `stopping()`; raises EngineFailed when vLLM dies or weights can't be loaded."""
@@ -128,25 +141,34 @@ class ModelServer:
 
     async def _catch_up(self) -> bool:
         """Load the newest weights if they aren't the ones served; true when something was loaded."""
-        if self.follow is None:
-            return False
-        wanted = latest_version(self.follow)
-        if wanted is None or wanted == self.serving.version:
+        wanted = self._published()
+        if wanted is None or wanted == self._loaded:
             return False
         for attempt in range(1, RELOAD_TRIES + 1):
             try:
-                await self._load(str(self.follow / f"v{wanted:06d}"), wanted)
+                await self._load(str(wanted.weights.folder), wanted.weights.version)
                 break
             except EngineFailed as error:
                 if attempt == RELOAD_TRIES:
                     raise
-                log.warning("weights v%06d could not be loaded, trying again: %s", wanted, error)
+                log.warning("weights %s could not be loaded, trying again: %s", wanted.weights.folder.name, error)
                 await asyncio.sleep(0.2)
                 # they may have been removed since newer ones are there
-                wanted = latest_version(self.follow) or wanted
-        written = (self.follow / "LATEST").stat().st_mtime
-        WEIGHT_SYNC_SECONDS.observe(max(0.0, time.time() - written))
+                wanted = self._published() or wanted
+        self._loaded = wanted
+        WEIGHT_SYNC_SECONDS.observe(max(0.0, time.time() - wanted.time))
         return True
+
+    def _published(self) -> _Published | None:
+        """The newest weights and when they were published: a trainer that resumed may use a version number again."""
+        if not self.follow:
+            return None
+        try:
+            moment = (self.run_dir / "weights" / "LATEST").stat().st_mtime
+        except FileNotFoundError:
+            return None
+        found = latest(self.run_dir)
+        return _Published(found, moment) if found else None
 
     async def _load(self, folder: str, version: int) -> None:
         async with self._loading:
@@ -238,14 +260,6 @@ class ModelServer:
 async def _until(stopping: Callable[[], bool]) -> None:
     while not stopping():
         await asyncio.sleep(0.1)
-
-
-def latest_version(weights: Path) -> int | None:
-    """The version that `weights/LATEST` names; None before the first one is published."""
-    try:
-        return int((weights / "LATEST").read_text())
-    except FileNotFoundError:
-        return None
 
 
 def difference(served: Path, wanted: Path) -> str:

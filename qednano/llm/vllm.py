@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +19,8 @@ from qednano.errors import QedError
 
 SERVED_NAME = "policy"
 _ENDING_SECONDS = 5.0
+_ERROR = re.compile(r"\b[A-Za-z.]*(Error|Exception): .+")
+_NOISE = ("nanobind: ", " - leaked ", " - ... skipped", "See https://nanobind")  # bindings at interpreter exit
 
 
 class EngineFailed(QedError):
@@ -56,6 +58,7 @@ def command(options: VllmOptions) -> list[str]:
         "--logprobs-mode": "processed_logprobs",
         # generation_config.json may hold top-k and penalties that would silently change the policy
         "--generation-config": "vllm",
+        "--worker-extension-cls": "qednano.llm.vllm_worker.WeightReload",
     }
     # No prefix cache: after a weight update it would mix keys and values of two policies.
     flags = ["--no-enable-prefix-caching", "--disable-log-stats", "--disable-uvicorn-access-log"]
@@ -74,7 +77,9 @@ def command(options: VllmOptions) -> list[str]:
 def environment(options: VllmOptions, inherited: Mapping[str, str]) -> dict[str, str]:
     """The child's environment. The run's own settings (QED_*) are not handed on."""
     env = {name: value for name, value in inherited.items() if not name.startswith("QED_")}
-    env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if os.path.isdir(options.model):
+        env["HF_HUB_OFFLINE"] = "1"
     env["OMP_NUM_THREADS"] = str(options.threads)
     if not options.gpus:
         env |= {
@@ -83,6 +88,7 @@ def environment(options: VllmOptions, inherited: Mapping[str, str]) -> dict[str,
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker lives in the engine's process
             # Spinning threads starve whoever shares the cores: a tenfold loss was measured.
+            "GOMP_SPINCOUNT": "0",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
     return env
@@ -105,7 +111,7 @@ class VllmProcess:
     def __init__(self, options: VllmOptions) -> None:
         self.options = options
         self.url = f"http://127.0.0.1:{options.port}"
-        self._tail: deque[str] = deque(maxlen=30)
+        self._last_line = self._last_error = ""
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -124,10 +130,20 @@ class VllmProcess:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
+        rest = b""
         while chunk := await process.stdout.read(1 << 16):
-            text = chunk.decode(errors="replace")
-            sys.stderr.write(text)
-            self._tail.extend(line.strip() for line in text.splitlines() if line.strip())
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._hear(line.decode(errors="replace").rstrip())
+        self._hear(rest.decode(errors="replace"))
+
+    def _hear(self, line: str) -> None:
+        if not line or line.startswith(_NOISE):
+            return
+        sys.stderr.write(line + "\n")
+        self._last_line = line
+        if (found := _ERROR.search(line)) and "EngineDeadError" not in line:
+            self._last_error = found.group()
 
     @property
     def pid(self) -> int:
@@ -142,21 +158,22 @@ class VllmProcess:
         raise EngineFailed(f"vLLM ended with {_exit(code)}: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line that looks like an error, else the last line."""
-        lines = list(self._tail)
-        errors = [line for line in lines if "Error" in line and "Traceback" not in line]
-        return (errors or lines or ["it said nothing"])[-1][:400]
+        """The last error it named, else its last line."""
+        return (self._last_error or self._last_line or "it said nothing")[:400]
 
     async def wait_ready(self, session: aiohttp.ClientSession) -> None:
-        """Waits until it answers; raises EngineFailed when it ends before."""
+        """Waits until it answers and has made one token; raises EngineFailed when it can't."""
         ended = asyncio.create_task(self.ended())
         try:
             while not ended.done():
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with session.get(f"{self.url}/health", timeout=aiohttp.ClientTimeout(total=5)) as answer:
                         if answer.status == 200:
-                            return
+                            break
                 await asyncio.wait([ended], timeout=0.1)
+            if not ended.done():  # kernels that the model needs may be missing: only a token shows it
+                await self._control(session, "/v1/completions", {"model": SERVED_NAME, "prompt": [0], "max_tokens": 1})
+                return
             ended.result()
         finally:
             ended.cancel()
@@ -167,9 +184,7 @@ class VllmProcess:
         Raises EngineFailed; the engine then has undefined weights until a reload succeeds.
         """
         await self._control(session, "/pause?mode=keep", None)
-        await self._control(
-            session, "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}}
-        )
+        await self._control(session, "/collective_rpc", {"method": "load_folder", "kwargs": {"folder": folder}})
 
     async def resume(self, session: aiohttp.ClientSession) -> None:
         """Let requests go on after `reload`."""

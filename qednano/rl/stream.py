@@ -102,8 +102,11 @@ class FileStream:
 
     def depth(self) -> int:
         """How many published groups the consumer hasn't taken yet."""
-        taken = max(self._acknowledged(), _sequence(_read_text(self._taken)))
-        return max(0, _sequence(self.last_published()) - taken)
+        return max(0, _sequence(self.last_published()) - self.taken())
+
+    def taken(self) -> int:
+        """How many groups the consumer has taken, over all its lives; falls when it goes back to a checkpoint."""
+        return max(self._acknowledged(), _sequence(_read_text(self._taken)))
 
     # -- consumer --------------------------------------------------------------------------------------------
 
@@ -112,9 +115,8 @@ class FileStream:
     ) -> tuple[str, Group] | None:
         """The next group after `after`, in publish order; waits for it.
 
-        None when `stop` is set or `timeout` seconds passed. Calling it with `after` says that everything up
-        to `after` has been taken; going back (a trainer resumed from an older checkpoint) is fine as long as
-        those groups haven't been acknowledged.
+        None when `stop` is set or `timeout` seconds passed. Going back (a trainer resumed from an older
+        checkpoint) is fine as long as those groups haven't been acknowledged.
         """
         self._mark_taken(after or "")
         wanted = _position(max(_sequence(after), self._acknowledged()) + 1)
@@ -122,7 +124,9 @@ class FileStream:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not stop.is_set():
             try:
-                return wanted, _decode(path.read_bytes(), path)
+                group = _decode(path.read_bytes(), path)
+                self._mark_taken(wanted)
+                return wanted, group
             except FileNotFoundError:
                 if deadline is not None and time.monotonic() >= deadline:
                     return None

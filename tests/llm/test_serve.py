@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qednano.artifacts import write_atomic
 from qednano.llm.client import LlmClient, RequestRefused, SamplingParams
+from qednano.rl import weights
 from qednano.rl.pool import Pool
 from tests.llm.server import RunningServer, post, serve
 
@@ -37,8 +37,8 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("base", "one", "two")):
-        init(root / name, layers=2, hidden_size=64, heads=4, kv_heads=2, mlp_size=128, seed=seed)
-    init(root / "wider", layers=2, hidden_size=128, heads=4, kv_heads=2, mlp_size=128)
+        init(root / name, layers=2, hidden_size=64, heads=2, kv_heads=1, mlp_size=128, seed=seed)
+    init(root / "wider", layers=2, hidden_size=128, heads=4, kv_heads=1, mlp_size=128)
     return {path.name: path for path in root.iterdir()}
 
 
@@ -51,9 +51,7 @@ def server(models, tmp_path_factory):
 
 
 def publish_weights(server: RunningServer, version: int, model: Path) -> None:
-    weights = server.run_dir / "weights"
-    shutil.copytree(model, weights / f"v{version:06d}")
-    write_atomic(weights / "LATEST", str(version))
+    weights.publish(server.run_dir, version, lambda folder: shutil.copytree(model, folder, dirs_exist_ok=True))
 
 
 def prompt() -> list[int]:

@@ -74,10 +74,10 @@ def test_a_resumed_trainer_gets_again_what_was_not_acknowledged(tmp_path):
     stream.acknowledge(first)
     resumed = FileStream(tmp_path)
     assert take(resumed, first)[1].id == "b"
-    assert resumed.depth() == 3
+    assert resumed.depth() == 2
 
 
-def test_depth_counts_what_the_consumer_has_not_asked_past(tmp_path):
+def test_depth_counts_what_the_consumer_has_not_taken(tmp_path):
     stream = FileStream(tmp_path)
     assert (stream.depth(), stream.last_published()) == (0, None)
     for name in "abc":
@@ -85,6 +85,8 @@ def test_depth_counts_what_the_consumer_has_not_asked_past(tmp_path):
     assert stream.depth() == 3
     position, _ = take(stream, None)
     take(stream, position)
+    assert (FileStream(tmp_path).depth(), FileStream(tmp_path).taken()) == (1, 2)
+    take(FileStream(tmp_path), None)  # a trainer that starts again from nothing
     assert FileStream(tmp_path).depth() == 2
 
 
