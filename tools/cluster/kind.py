@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tools.cluster.paths import REPOSITORY, Cache
 from tools.cluster.steps import run, step
 
 _NAME = "qednano"
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 _CLAIM = """
 apiVersion: v1
 kind: PersistentVolume
@@ -71,6 +73,8 @@ class KindCluster:
                     [
                         "docker",
                         "build",
+                        "--build-arg",
+                        f"TORCH_INDEX={os.environ.get('TORCH_INDEX', _TORCH_INDEX)}",
                         "--file",
                         REPOSITORY / "images" / name / "Dockerfile",
                         "--tag",
