@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from qednano.api import Phase
 from qednano.api.status import Progress
+from qednano.local.observe import HEADLINES
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,8 +51,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def _headline(view: RunView, progress: Progress | None) -> str:
     if progress is None or not progress.headline:
         return ""
-    name = {"SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}[view.run.kind]
-    return f"{name} {progress.headline}"
+    return f"{HEADLINES[view.run.kind]} {progress.headline}"
 
 
 def _steps(progress: Progress | None) -> str:

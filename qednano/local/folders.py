@@ -129,7 +129,9 @@ def resolve_inputs(run: Run, base: Path, artifacts: dict[Key, RunFolder]) -> dic
                 f"spec.{reference.field} of {run.kind}/{run.metadata.name} refers to {reference.part} of "
                 f"{reference.kind}/{reference.name}, but {place} does not exist; that run did not make it"
             )
-        inputs[reference.field] = ResolvedInput(name=reference.name, uri=str(place), digest=manifest.digest)
+        inputs[reference.field] = ResolvedInput(
+            name=f"{reference.kind}/{reference.name}", uri=str(place), digest=manifest.digest
+        )
     for field, uri in literal_inputs(run.spec).items():
         inputs[field] = _literal(run, field, uri, base)
     return inputs

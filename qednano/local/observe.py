@@ -12,8 +12,7 @@ from qednano.api.status import Headline, Progress
 from qednano.local.process import Child
 from qednano.progress import ProgressReport
 
-HEADLINES = {"SFTRun": ("loss",), "RLRun": ("reward", "rewardMean"), "EvalRun": ("score",), "ProofDataset": ()}
-STALENESS = ("staleness", "stalenessMean")
+HEADLINES = {"ProofDataset": "", "SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
 _METRICS_LIMIT = 32
 
 
@@ -49,8 +48,8 @@ def progress_of(kind: str, children: Iterable[Child]) -> Progress | None:
         metrics=[Headline(name=name, value=_decimal(value)) for name, value in sorted(metrics.items())][
             :_METRICS_LIMIT
         ],
-        headline=_first(metrics, HEADLINES[kind]),
-        staleness=_first(metrics, STALENESS),
+        headline=_shown(metrics, HEADLINES[kind]),
+        staleness=_shown(metrics, "staleness"),
         updated=timestamp(main.updated),
     )
 
@@ -71,5 +70,5 @@ def _decimal(value: float) -> Decimal:
     return Decimal(f"{value:.6g}")
 
 
-def _first(metrics: dict[str, float], names: tuple[str, ...]) -> str:
-    return next((f"{metrics[name]:.4g}" for name in names if name in metrics), "")
+def _shown(metrics: dict[str, float], name: str) -> str:
+    return f"{metrics[name]:.4g}" if name in metrics else ""
