@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,10 +49,8 @@ def own(qed_server: ApiServer) -> Cluster:
 
 @pytest.fixture
 def own_operator(qed_server: ApiServer, own: Cluster, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """An operator for the test's own namespace, not started yet."""
-    flags = (f"--namespaces={own.namespace}", f"--lease-namespace={own.namespace}")
+    """An operator for the test's own namespace, not started yet; alone, so that a killed one's lease is not waited for."""
+    flags = (f"--namespaces={own.namespace}", "--leader-election=false")
     process = OperatorProcess(qed_server.kubeconfig, tmp_path / "operator.log", flags)
     yield process
-    if process.process is not None and process.process.poll() is None:
-        with contextlib.suppress(OSError):
-            process.kill()
+    process.end()

@@ -117,6 +117,11 @@ class OperatorProcess:
         self.process.terminate()
         return self.process.wait(40)
 
+    def end(self) -> None:
+        """Kill it if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self.process is not None
