@@ -160,6 +160,7 @@ def open_session(
 
     `model_folder` is called once the folder is claimed, by every rank, and may make the model on rank 0.
     """
+    _quiet_libraries()
     torch.set_num_threads(trainer.threads)
     join_ranks()
     fence = [claim_attempt(context.run_dir) if dist.get_rank() == 0 else 0]
@@ -189,3 +190,12 @@ def open_session(
     )
     log.info("rank %d of %d, pid %d, %s", engine.rank, engine.ranks, os.getpid(), engine.device)
     return Session(context, engine, checkpoints, folder, checkpoint.every_steps, total_steps)
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and per-file notes would bury ours: an RL run writes a model folder every step."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    for name in ("DeepSpeed", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,89 @@
+"""Packed rows give exactly what each document gives alone, in loss and in gradients."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from qednano.training.attention import BLOCK_MASK, SEGMENTS, block_mask, segments
+from qednano.training.model import load_policy
+from qednano.training.packing import Document, collate
+
+LENGTHS = [9, 31, 2, 30, 75, 1, 17]  # several buckets, one document of one token
+
+
+def documents(seed: int = 0) -> list[Document]:
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for index, length in enumerate(LENGTHS):
+        tokens = torch.randint(4, 300, (length,), generator=generator).tolist()
+        found.append(Document(tokens, [0.0] * (length // 3) + [1.0] * (length - length // 3), index=index))
+    return found
+
+
+def alone(folder, docs, temperature=1.0):
+    """Log-probs and gradients by transformers' own model, one document at a time, with full logits."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    logprobs = []
+    for doc in docs:
+        ids = torch.tensor([doc.tokens])
+        all_logprobs = torch.log_softmax(model(input_ids=ids).logits[0] / temperature, -1)
+        places = [place for place in range(1, len(doc.tokens)) if doc.weights[place]]
+        logprobs.append(torch.stack([all_logprobs[p - 1, doc.tokens[p]] for p in places]) if places else ids.new_empty(0))
+    logprobs = torch.cat(logprobs)
+    (logprobs.sum() / 50).backward()
+    return logprobs.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK])
+def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name):
+    docs = documents()
+    expected, expected_grads = alone(model_folder, docs, temperature=0.8)
+    policy = load_policy(model_folder, dtype=torch.float32, attention_name=name)
+    logprobs, _ = policy(collate(docs), 0.8)
+    (logprobs.sum() / 50).backward()
+    torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=1e-5)
+    grads = {n.removeprefix("causal_lm."): p.grad for n, p in policy.named_parameters()}
+    assert grads.keys() == expected_grads.keys()
+    for parameter, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[parameter], rtol=1e-4, atol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}")
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK])
+def test_a_change_in_one_document_changes_no_other(model_folder, name):
+    docs = documents()
+    policy = load_policy(model_folder, dtype=torch.float32, attention_name=name)
+    changed = [Document([5] * len(d.tokens), d.weights, index=d.index) if d.index == 1 else d for d in docs]
+    with torch.no_grad():
+        before, after = policy(collate(docs))[0], policy(collate(changed))[0]
+    others = collate(docs).sample != 1
+    assert torch.equal(before[others], after[others])
+    assert not torch.allclose(before[~others], after[~others])
+
+
+def test_recomputed_activations_give_the_same_gradients(model_folder):
+    docs = documents()
+    grads = []
+    for recompute in (False, True):
+        policy = load_policy(model_folder, dtype=torch.float32, recompute=recompute).train()
+        policy(collate(docs))[0].sum().backward()
+        grads.append(policy.causal_lm.model.layers[0].mlp.up_proj.weight.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_each_token_has_its_own_slot_and_padding_none():
+    plan = segments(LENGTHS)
+    assert plan.home.unique().numel() == sum(LENGTHS)
+    assert torch.equal(plan.slots[plan.home], torch.arange(sum(LENGTHS)))
+    assert not plan.padding[plan.home].any()
+    assert sum(count * width for count, width in plan.buckets) <= 2 * sum(LENGTHS)
+
+
+def test_block_mask_is_causal_within_documents():
+    mask = block_mask([2, 3])[0, 0]
+    starts = [0, *accumulate([2, 3])]
+    expected = [[k <= q and (k >= starts[1]) == (q >= starts[1]) for k in range(5)] for q in range(5)]
+    assert mask.tolist() == expected

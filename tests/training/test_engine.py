@@ -1,0 +1,171 @@
+"""The engine gives the same step however documents fall into micro-batches, ranks and ZeRO stages."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from qednano.errors import CheckpointError, ConfigError, NumericGuard
+from qednano.training.engine import LossTerms
+from qednano.training.model import load_policy
+from qednano.training.packing import collate
+from tests.training.engine_steps import STEPS, new_engine, nll, run_step, step_documents
+
+STAGES = ("0:fp32", "1:fp32", "2:fp32", "3:fp32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def plain(model_folder) -> tuple[dict[str, torch.Tensor], list[tuple[float, float]]]:
+    """The same steps in plain torch: one batch, AdamW, clip_grad_norm_. Weights after them, (loss, norm) of each."""
+    policy = load_policy(model_folder, dtype=torch.float32)
+    matrices = [p for p in policy.parameters() if p.dim() >= 2]
+    vectors = [p for p in policy.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98))
+    seen = []
+    for step, rate in zip(range(STEPS + 1), (0.5e-2, 1e-2, 1e-2, None), strict=True):
+        if rate is None:  # the first step of the cosine's descent
+            rate = 1e-2 * (1 + math.cos(math.pi / 8)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = collate(step_documents(step))
+        loss = nll(batch, *policy(batch)).total
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append((float(loss.detach()), float(norm)))
+    return {n.removeprefix("causal_lm."): p.detach() for n, p in policy.named_parameters()}, seen
+
+
+def test_a_step_does_not_depend_on_micro_batches_and_equals_plain_torch(model_folder, plain):
+    expected, seen = plain
+    for micro_batch_tokens in (64, 200, 100_000):
+        engine = new_engine(model_folder)
+        reports = [run_step(engine, step_documents(step), micro_batch_tokens) for step in range(STEPS + 1)]
+        for report, (loss, norm) in zip(reports, seen, strict=True):
+            assert report.loss == pytest.approx(loss, abs=1e-5) and report.applied
+            assert report.grad_norm == pytest.approx(norm, rel=1e-4)
+            assert norm > 0.1  # so that clipping is seen to work
+        for name, weight in engine.weights().items():
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=2e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def by_ranks(model_folder, tmp_path_factory) -> dict[int, Path]:
+    """Weights after the steps by one and by two real processes, for every ZeRO stage; each also resumes exactly."""
+    folders = {}
+    for ranks in (1, 2):
+        folders[ranks] = tmp_path_factory.mktemp(f"ranks{ranks}")
+        subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m",
+             "tests.training.engine_steps", str(model_folder), str(folders[ranks]), *STAGES, "2:bf16"],
+            check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}, timeout=300,
+        )  # fmt: skip
+    return folders
+
+
+@pytest.mark.parametrize("variant", STAGES)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_and_zero_stages_agree_with_plain_torch(by_ranks, plain, variant, ranks):
+    expected, seen = plain
+    with safe_open(by_ranks[ranks] / f"{variant}.safetensors", "pt") as file:
+        meta = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for step in range(STEPS):
+        assert float(meta[f"loss{step}"]) == pytest.approx(seen[step][0], abs=1e-5)
+        assert float(meta[f"norm{step}"]) == pytest.approx(seen[step][1], rel=1e-3)
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=2e-4, msg=name)
+
+
+def test_bf16_trains_close_to_fp32_on_any_number_of_ranks(by_ranks, plain):
+    for ranks in (1, 2):
+        with safe_open(by_ranks[ranks] / "2:bf16.safetensors", "pt") as file:
+            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+            for step in range(STEPS):
+                assert float(file.metadata()[f"loss{step}"]) == pytest.approx(plain[1][step][0], abs=0.05)
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_too_many_stop_the_run(model_folder):
+    engine = new_engine(model_folder, refusals_allowed=2)
+    run_step(engine, step_documents(0))
+    before = engine.weights()
+
+    def broken(batch, logprobs, entropies):
+        return LossTerms((logprobs * math.nan).sum())
+
+    batch = [collate(step_documents(1))]
+    assert not engine.train_step(batch, broken).applied
+    assert not engine.train_step(batch, broken).applied
+    assert engine.refused_steps == 2 and engine.step == 3
+    assert all(torch.equal(weight, before[name]) for name, weight in engine.weights().items())
+    assert run_step(engine, step_documents(2)).applied  # one good step starts the count afresh
+    engine.train_step(batch, broken)
+    engine.train_step(batch, broken)
+    with pytest.raises(NumericGuard, match="3 steps in a row, up to step 7.*learningRate"):
+        engine.train_step(batch, broken)
+
+
+def test_infinite_loss_with_finite_gradients_is_skipped_too(model_folder):
+    engine = new_engine(model_folder)
+    before = engine.weights()
+    report = engine.train_step(
+        [collate(step_documents(0))], lambda b, logprobs, e: LossTerms(logprobs.sum() + torch.tensor(math.inf))
+    )
+    assert not report.applied
+    assert all(torch.equal(weight, before[name]) for name, weight in engine.weights().items())
+
+
+def test_export_is_a_plain_model_folder(model_folder, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    engine = new_engine(model_folder)
+    run_step(engine, step_documents(0))
+    engine.export(model_folder, tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+    batch = collate(step_documents(1)[:1])
+    with torch.no_grad():
+        logits = torch.log_softmax(model(input_ids=batch.input_ids).logits[0], -1)
+    found, _ = engine.logprobs(batch)
+    torch.testing.assert_close(logits[batch.predictors, batch.targets], found, rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_of_another_model_is_refused(model_folder, tmp_path):
+    from qednano.tiny import model
+
+    engine = new_engine(model_folder)
+    engine.save(tmp_path / "checkpoint")
+    model.init(tmp_path / "other", hidden_size=64, layers=1, heads=2, kv_heads=1, mlp_size=64)
+    with pytest.raises(CheckpointError, match="can't be loaded"):
+        new_engine(tmp_path / "other").load(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [("config.json", "config.json"), ("model.safetensors", "safetensors"), ("tokenizer.json", "tokenizer.json"),
+     ("chat_template.jinja", "chat template")],
+)  # fmt: skip
+def test_a_folder_that_is_no_model_is_refused_with_what_it_lacks(model_folder, tmp_path, missing, named):
+    for path in model_folder.iterdir():
+        if path.name != missing:
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(ConfigError, match=f"{tmp_path} is not a model: it lacks .*{named}"):
+        load_policy(tmp_path, dtype=torch.float32)

@@ -1,0 +1,76 @@
+"""Chunked log-probs equal the plain ones, values and gradients, and never hold tokens x vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qednano.training.logprobs import chunked_logprobs
+
+
+def plain(hidden, weight, targets, temperature):
+    log_p = torch.log_softmax(hidden @ weight.T / temperature, -1)
+    return log_p.gather(1, targets[:, None])[:, 0], torch.distributions.Categorical(logits=log_p).entropy()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_chunked_equals_full(chunk, temperature):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(65, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets, factors = torch.randint(0, 50, (65,)), torch.randn(2, 65)
+    results = []
+    for function in (
+        lambda: plain(hidden, weight, targets, temperature),
+        lambda: chunked_logprobs(hidden, weight, targets, temperature, chunk),
+    ):
+        logprobs, entropy = function()
+        grads = torch.autograd.grad((factors[0] * logprobs + factors[1] * entropy).sum(), (hidden, weight))
+        results.append((logprobs.detach(), entropy.detach(), *grads))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_agree_with_finite_differences():
+    torch.manual_seed(1)
+    hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 6, (5,))
+    step = 1e-3
+    for which in (0, 1):
+        logprobs, entropy = chunked_logprobs(hidden, weight, targets, 0.7, 2)
+        (grad,) = torch.autograd.grad(logprobs.double().sum() + 2 * entropy.double().sum(), [(hidden, weight)[which]])
+        moved = []
+        for sign in (1, -1):
+            inputs = [hidden.detach().clone(), weight.detach().clone()]
+            inputs[which][0, 0] += sign * step
+            lp, h = plain(*inputs, targets, 0.7)
+            moved.append(lp.sum() + 2 * h.sum())
+        assert float(grad[0, 0]) == pytest.approx(float(moved[0] - moved[1]) / (2 * step), abs=1e-4)
+
+
+def test_no_tensor_of_tokens_by_vocabulary_is_made():
+    tokens, vocabulary, chunk = 512, 4096, 16
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.numel())
+            return out
+
+    hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(vocabulary, 8, requires_grad=True)
+    with Watch():
+        logprobs, entropy = chunked_logprobs(hidden, weight, torch.zeros(tokens, dtype=torch.long), 1.0, chunk)
+        (logprobs + entropy).sum().backward()
+    assert largest <= max(chunk * vocabulary, weight.numel())
+
+
+def test_no_tokens_give_no_logprobs_and_zero_gradients():
+    hidden, weight = torch.randn(0, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
+    logprobs, _ = chunked_logprobs(hidden, weight, torch.zeros(0, dtype=torch.long))
+    logprobs.sum().backward()
+    assert logprobs.shape == (0,) and torch.equal(weight.grad, torch.zeros_like(weight))

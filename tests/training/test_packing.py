@@ -1,0 +1,76 @@
+"""Packing loses nothing, shares nothing and is the same every time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from qednano.errors import DataError
+from qednano.training.packing import Document, collate, deal, pack
+
+
+def lengths(seed: int, count: int = 200, longest: int = 100) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randint(1, longest) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_document_is_in_one_row_and_no_row_overflows(seed):
+    sizes = lengths(seed)
+    rows = pack(sizes, 128)
+    assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
+    assert all(sum(sizes[index] for index in row) <= 128 for row in rows)
+
+
+def test_best_fit_beats_order_of_arrival():
+    # First come, first served needs three rows of 10 here; the fullest row that still fits needs two.
+    assert len(pack([3, 6, 4, 7], 10)) == 2
+    sizes = lengths(1, 2000)
+    assert len(pack(sizes, 128)) <= 1.02 * sum(sizes) / 128 + 1
+
+
+def test_a_document_longer_than_a_row_is_named():
+    with pytest.raises(DataError, match="document 1 has 11 tokens.*sequenceLength"):
+        pack([5, 11], 10)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_share_all_documents_in_equally_many_micro_batches(ranks):
+    sizes = lengths(7)
+    dealt = deal(sizes, sequence_length=128, micro_batch_tokens=512, ranks=ranks)
+    assert len({len(micros) for micros in dealt}) == 1
+    assert sorted(i for micros in dealt for micro in micros for i in micro) == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in micro) <= 512 for micros in dealt for micro in micros)
+    loads = [sum(sizes[i] for micro in micros for i in micro) for micros in dealt]
+    assert max(loads) - min(loads) <= 128
+
+
+def test_a_rank_without_documents_gets_empty_micro_batches():
+    assert deal([5], sequence_length=8, micro_batch_tokens=8, ranks=2) == [[[0]], [[]]]
+
+
+def test_positions_restart_and_targets_stay_inside_documents():
+    first = Document([10, 11, 12], [0.0, 0.5, 0.25], {"x": [0, 1, 2]}, index=4)
+    second = Document([20, 21, 22, 23], [1.0, 0.0, 0.5, 0.5], {"x": [5, 6, 7, 8]}, index=9)
+    batch = collate([first, second], ["x"])
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 3]]
+    assert batch.lengths == (3, 4)
+    # The last token of the first document predicts nothing, though another document follows it; a document's first
+    # token is predicted by nobody, even with a weight.
+    assert batch.predictors.tolist() == [0, 1, 4, 5]
+    assert batch.targets.tolist() == [11, 12, 22, 23]
+    assert batch.weights.tolist() == [0.5, 0.25, 0.5, 0.5]
+    assert batch.sample.tolist() == [4, 4, 9, 9]
+    assert batch.fields["x"].tolist() == [1, 2, 7, 8]
+
+
+def test_an_empty_micro_batch_has_one_token_and_no_target():
+    batch = collate([], ["x"])
+    assert batch.tokens == 1 and len(batch.targets) == 0 and batch.fields["x"].shape == torch.Size([0])
+
+
+def test_a_document_with_too_few_weights_is_named():
+    with pytest.raises(DataError, match="document 3"):
+        Document([1, 2], [1.0], index=3)
