@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from qednano.api import Phase
 from qednano.api.status import Progress
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 _PLAIN_SECONDS = 10.0
 _LIVE_SECONDS = 0.25
 _BAR = 20
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("RUN", "left"),
+    ("PHASE", "left"),
+    ("STAGE", "left"),
+    ("STEP", "right"),
+    ("", "left"),
+    ("RATE", "right"),
+    ("ETA", "right"),
+    ("TIME", "right"),
+    ("HEADLINE", "left"),
+    ("STALENESS", "right"),
+)
 _STYLES = {
     Phase.SUCCEEDED: "green",
     Phase.FAILED: "bold red",
@@ -147,44 +159,37 @@ def table(views: Sequence[RunView]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name, justify in (
-        ("RUN", "left"),
-        ("PHASE", "left"),
-        ("STAGE", "left"),
-        ("STEP", "right"),
-        ("", "left"),
-        ("RATE", "right"),
-        ("ETA", "right"),
-        ("TIME", "right"),
-        ("HEADLINE", "left"),
-        ("STALENESS", "right"),
-    ):
-        grid.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    rows: list[list[RenderableType]] = []
     messages = []
     for view in views:
         progress = view.status.progress
         moving = progress is not None and not _over(view)
-        done = view.phase is Phase.SUCCEEDED
         bar: RenderableType = ""
         if progress is not None and progress.total:
-            bar = ProgressBar(progress.total, progress.total if done else progress.step, width=_BAR)
-        grid.add_row(
-            view.label,
-            Text(view.phase.value, style=_STYLES.get(view.phase, "")),
-            progress.stage if moving and progress else "",
-            _steps(progress),
-            bar,
-            f"{progress.rate}/s" if moving and progress and progress.rate else "",
-            duration(progress.eta_seconds) if moving and progress else "",
-            "reused" if view.reused else duration(view.seconds) if view.seconds else "",
-            _headline(view, progress),
-            progress.staleness if progress else "",
+            done = progress.total if view.phase is Phase.SUCCEEDED else progress.step
+            bar = ProgressBar(progress.total, done, width=_BAR)
+        rows.append(
+            [
+                view.label,
+                Text(view.phase.value, style=_STYLES.get(view.phase, "")),
+                progress.stage if moving and progress else "",
+                _steps(progress),
+                bar,
+                f"{progress.rate}/s" if moving and progress and progress.rate else "",
+                duration(progress.eta_seconds) if moving and progress else "",
+                "reused" if view.reused else duration(view.seconds) if view.seconds else "",
+                _headline(view, progress),
+                progress.staleness if progress else "",
+            ]
         )
         if view.status.message:
-            messages.append(Text(f"{view.label}: {view.status.message}", style="red" if _failed(view) else "yellow"))
+            style = "red" if view.phase is Phase.FAILED else "yellow"
+            messages.append(Text(f"{view.label}: {view.status.message}", style=style))
+    shown = [column for column in range(len(_COLUMNS)) if any(row[column] for row in rows)]
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in shown:
+        name, justify = _COLUMNS[column]
+        grid.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        grid.add_row(*(row[column] for column in shown))
     return Group(grid, *messages)
-
-
-def _failed(view: RunView) -> bool:
-    return view.phase is Phase.FAILED
