@@ -1,0 +1,32 @@
+"""The examples are right: every field, every reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qednano.api.load import load_documents
+from qednano.local.graph import in_order, key_of, label
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("folder", "runs"),
+    [
+        ("tiny", ["ProofDataset/tiny", "SFTRun/tiny-sft", "RLRun/tiny-rl", "EvalRun/tiny-eval"]),
+        (
+            "paper",
+            [
+                "ProofDataset/fineproofs-sft",
+                "ProofDataset/fineproofs-rl",
+                "SFTRun/qed-nano-sft",
+                "RLRun/qed-nano",
+                "EvalRun/qed-nano-eval",
+            ],
+        ),
+    ],
+)
+def test_each_example_is_valid_and_complete(folder, runs):
+    assert [label(key_of(document.run)) for document in in_order(load_documents([EXAMPLES / folder]))] == runs
