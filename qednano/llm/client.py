@@ -93,6 +93,14 @@ class ChatAnswer:
     completion_tokens: int
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of a conversation, and whether the template has opened a reasoning block that the answer must close."""
+
+    ids: list[int]
+    reasoning: bool = False
+
+
 class _Retry(Exception):
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
@@ -169,6 +177,16 @@ class LlmClient:
             body["seed"] = sampling.seed
         return await self._post("/v1/chat/completions", body, lambda answer, _: _chat_answer(answer))
 
+    async def tokenise(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """The conversation through the model's own chat template, ready for an answer (a vLLM extension)."""
+        body = {
+            "model": self.model,
+            "messages": [dict(message) for message in messages],
+            "add_generation_prompt": True,
+            "return_token_strs": True,
+        }
+        return await self._post("/tokenize", body, lambda answer, _: _prompt(answer))
+
     async def _post(self, path: str, body: dict[str, Any], read: Reader[Answer]) -> Answer:
         url = self.base_url + path
         failures = 0
@@ -232,6 +250,18 @@ def _batch(answer: Any, headers: Mapping[str, str], n: int, started: float) -> C
         version_end=int(headers.get(VERSION_END, 0)),
         seconds=time.monotonic() - started,
     )
+
+
+def _prompt(answer: Any) -> Prompt:
+    end = "".join(answer["token_strs"][-16:])
+    return Prompt([int(token) for token in answer["tokens"]], end.rfind("<think>") > end.rfind("</think>"))
+
+
+def written_proof(text: str, reasoning: bool) -> str:
+    """What an answer states as its proof: all behind the last </think>; nothing while reasoning goes on."""
+    if "</think>" in text:
+        return text.rpartition("</think>")[2].strip()
+    return "" if reasoning or "<think>" in text else text.strip()
 
 
 def _completion(choice: Any) -> Completion:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,37 +102,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
 def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: no orphan when the parent is killed
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no orphan when the parent is killed
 
 
 class VllmProcess:
-    """A running vLLM; its output goes to this process's stderr and its last lines are kept for the reason."""
+    """A running vLLM; its output goes to this process's stderr and its last words are kept for the reason."""
 
     def __init__(self, options: VllmOptions) -> None:
         self.options = options
         self.url = f"http://127.0.0.1:{options.port}"
         self._last_line = self._last_error = ""
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it; see `wait_ready`."""
-        self._process = await asyncio.create_subprocess_exec(
-            *command(self.options),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        """Start it; see `wait_ready`. Processes that vLLM leaves behind become this process's children."""
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._process = subprocess.Popen(
+            command(self.options),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=environment(self.options, os.environ),
             preexec_fn=_end_with_parent,
-            limit=1 << 20,
         )
-        self._reading = asyncio.create_task(self._read(self._process))
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+        )
+        self._reading = asyncio.create_task(self._read(reader))
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
+    async def _read(self, reader: asyncio.StreamReader) -> None:
         rest = b""
-        while chunk := await process.stdout.read(1 << 16):
+        while chunk := await reader.read(1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 self._hear(line.decode(errors="replace").rstrip())
@@ -145,16 +152,14 @@ class VllmProcess:
         if (found := _ERROR.search(line)) and "EngineDeadError" not in line:
             self._last_error = found.group()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid if self._process else 0
-
     async def ended(self) -> None:
         """Waits until it has ended, then raises EngineFailed with its exit code and last words."""
         assert self._process is not None
-        code = await self._process.wait()
+        # polled: asyncio's own wait returns only when all who inherited the output pipe are gone too
+        while (code := self._process.poll()) is None:
+            await asyncio.sleep(0.1)
         if self._reading is not None:
-            await asyncio.wait([self._reading], timeout=1.0)
+            await asyncio.wait([self._reading], timeout=0.5)
         raise EngineFailed(f"vLLM ended with {_exit(code)}: {self.last_words()}")
 
     def last_words(self) -> str:
@@ -201,18 +206,17 @@ class VllmProcess:
 
     async def stop(self) -> None:
         """End it and everything below it."""
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
-        below = _descendants(process.pid)
-        if process.returncode is None:
-            process.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _ENDING_SECONDS)
-        for pid in [process.pid, *below] if process.returncode is None else below:
+        if self._process.poll() is None:
+            self._process.terminate()
+            deadline = asyncio.get_running_loop().time() + _ENDING_SECONDS
+            while self._process.poll() is None and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.05)
+        for pid in _descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        await process.wait()
+        self._process.wait()
         if self._reading is not None:
             self._reading.cancel()
 

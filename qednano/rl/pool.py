@@ -96,18 +96,14 @@ class Pool:
         trusted = [record for record in self.servers() if self._distrusted.get(record.url, 0.0) <= now]
         return min(trusted, key=lambda record: (self.in_flight[record.url], record.name), default=None)
 
-    async def wait(
-        self, patience: float, stopping: Callable[[], bool], waiting: Callable[[float], None]
-    ) -> ServerRecord:
+    async def wait(self, patience: float, waiting: Callable[[float], None]) -> ServerRecord:
         """The server to send to, once there is one; `waiting(seconds)` is told now and then.
 
-        Raises Unavailable after `patience` seconds; asyncio.CancelledError when `stopping()` turns true.
+        Raises Unavailable after `patience` seconds.
         """
         started = self._clock()
         while (server := self.choose()) is None:
             waited = self._clock() - started
-            if stopping():
-                raise asyncio.CancelledError
             if waited > patience:
                 raise Unavailable(
                     f"no {self._role} server in {self._folder} for {waited:.0f} s; look at the logs of {self._role}"

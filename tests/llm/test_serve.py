@@ -163,6 +163,7 @@ def test_when_vllm_dies_the_server_ends_and_says_why(server):
     """Last test of this server."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     below = Path(f"/proc/{children[0]}/task/{children[0]}/children").read_text().split()
+    assert below, "the engine is a process of its own"
     os.kill(int(children[0]), signal.SIGKILL)
     assert server.process.wait(20) == 70
     words = json.loads(server.words.read_text())
