@@ -18,7 +18,7 @@ test: venv ## All tests but those that need a kubelet; builds a kube-apiserver t
 	@$(PYTHON_BIN) -m pytest -m "not e2e" $(ARGS)
 
 cluster: venv ## Start a real one-node Kubernetes here, with images and operator
-	@$(PYTHON_BIN) -m tools.cluster up --images
+	@$(PYTHON_BIN) -m tools.cluster up --images && $(PYTHON_BIN) -m tools.release
 
 e2e: cluster ## Apply examples/tiny to the one-node cluster and wait for a better prover
 	@$(PYTHON_BIN) -m pytest -m e2e $(ARGS)

@@ -1,0 +1,70 @@
+"""Install the chart, with images built here, on the cluster of `tools.cluster`: `python -m tools.release`.
+
+The release is named qednano, in namespace qednano-system. Running it again upgrades it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.cluster.__main__ import choose
+from tools.cluster.errors import ClusterError
+from tools.cluster.images import NAMES, reference
+from tools.helm import HelmUnavailable, helm
+
+CHART = Path(__file__).resolve().parents[1] / "charts" / "qednano"
+NAME = "qednano"
+NAMESPACE = "qednano-system"
+
+
+def settings() -> list[str]:
+    """Helm values that name the images built here and ask for one operator."""
+    registry = reference("").rpartition("/")[0] + "/"
+    tag = reference("").rpartition(":")[2]
+    values = {
+        "images.registry": registry,
+        "images.tag": tag,
+        "operator.replicas": "1",
+        **{f"images.{name}": f"qednano-{name}" for name in NAMES},
+    }
+    return [f"--set={key}={value}" for key, value in values.items()]
+
+
+def install(kubeconfig: Path, timeout_seconds: int = 180) -> None:
+    """Install or upgrade the release and wait until the operator is ready. Raises ClusterError with Helm's words."""
+    command = [
+        helm(),
+        "upgrade",
+        NAME,
+        CHART,
+        "--install",
+        "--create-namespace",
+        f"--namespace={NAMESPACE}",
+        f"--kubeconfig={kubeconfig}",
+        "--wait",
+        f"--timeout={timeout_seconds}s",
+        *settings(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ClusterError(f"helm could not install {CHART.name}: {done.stderr.strip()}")
+
+
+def main() -> int:
+    """Install on the chosen cluster and say how to go on."""
+    try:
+        cluster = choose(None, native=False)
+        install(cluster.kubeconfig)
+    except (ClusterError, HelmUnavailable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"the operator is ready in {NAMESPACE}; next: KUBECONFIG={cluster.kubeconfig} kubectl apply -f examples/tiny/"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
