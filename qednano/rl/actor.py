@@ -166,12 +166,13 @@ class Actor:
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Sample until the trainer is done or `stopping()`. Raises Unavailable or DataError when it can't go on."""
         running: set[asyncio.Task[GroupResult]] = set()
+        done: set[asyncio.Task[GroupResult]] = set()
         async with self.rollouts:
             try:
                 while not stopping() and not self.finished():
                     for _ in range(self._room(len(running))):
                         running.add(asyncio.create_task(self._group(next(self._ordinals))))
-                    done: set[asyncio.Task[GroupResult]] = set()
+                    done = set()
                     if running:
                         done, running = await asyncio.wait(
                             running, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED
@@ -184,7 +185,7 @@ class Actor:
             finally:
                 for task in running:
                     task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+                await asyncio.gather(*running, *done, return_exceptions=True)
 
     def finished(self) -> bool:
         """Whether the trainer has published its last weights."""

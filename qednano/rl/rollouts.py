@@ -34,7 +34,7 @@ class Rollouts:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Rollouts:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._session, self._clients = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)), {}
         return self
 
     async def __aexit__(

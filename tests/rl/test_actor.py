@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qednano.api.rlrun import Overlong
+from qednano.data.schema import ProblemRow
+from qednano.errors import DataError, Unavailable
+from qednano.grading.interface import Grade
+from qednano.llm.client import Completion, CompletionBatch, Prompt, SamplingParams
+from qednano.progress import Reporter
+from qednano.rl import weights
+from qednano.rl.actor import Actor, ActorConfig, Backlog, group_outcome, judge, room
+from qednano.rl.curriculum import Curriculum, group_id, undecided
+from qednano.rl.rollouts import Rollouts
+from qednano.rl.sample_log import SampleLog
+from qednano.rl.stream import FileStream
+from tests.rl.servers import StandIn
+
+CONFIG = ActorConfig(
+    group_size=3,
+    problems_per_step=4,
+    max_steps=3,
+    max_staleness=1,
+    concurrent_groups=8,
+    drop_zero_variance=True,
+    overlong=Overlong.NONE,
+    sampling=SamplingParams(max_tokens=20),
+    max_model_length=64,
+    server_sequences=64,
+)
+ROWS = [ProblemRow(id=f"p{number}", problem=f"problem {number}") for number in range(10)]
+
+
+class ByName:
+    """Grades the stand-ins' proofs by their name; `broken` ones get no grade."""
+
+    name = "by-name"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def grade(self, problem: ProblemRow, proof: str) -> Grade:
+        self.asked += 1
+        if proof == "broken":
+            return Grade(None, "the grader is down")
+        return Grade({"zero": 0, "some": 3, "all": 7}[proof], proof)
+
+    async def close(self) -> None:
+        pass
+
+
+def actor_in(folder: Path, log: SampleLog, config: ActorConfig = CONFIG, grader=None) -> Actor:
+    return Actor(config, Curriculum(ROWS, seed=1), grader or ByName(), folder, "rollout", log, Reporter())
+
+
+async def until(condition, seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def run_until(actor: Actor, condition) -> None:
+    stop = False
+    task = asyncio.create_task(actor.run(lambda: stop))
+    waiting = asyncio.create_task(until(condition))
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        await waiting
+    finally:
+        stop = True
+        waiting.cancel()
+        await task
+
+
+def consume_all(folder: Path) -> list:
+    stream, position, groups = FileStream(folder), None, []
+    while (taken := stream.consume(position, threading.Event(), 0)) is not None:
+        position, group = taken
+        groups.append(group)
+    return groups
+
+
+def trainer_publishes(folder: Path, version: int) -> None:
+    weights.publish(folder, version, lambda path: (path / "x").write_text("x"))
+
+
+async def test_groups_hold_the_servers_tokens_and_rewards_in_sevenths(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", version=0):
+            actor = actor_in(tmp_path, log)
+            await run_until(actor, lambda: actor.outcomes["published"] >= 4)
+    groups = consume_all(tmp_path)
+    assert [group.id for group in groups[:4]] == sorted(group.id for group in groups[:4])
+    curriculum = Curriculum(ROWS, seed=1)
+    for group in groups:
+        row = curriculum.problem(int(group.id))
+        assert group.problem_id == row.id
+        assert [sample.reward for sample in group.samples] == [0, 3 / 7, 1]
+        assert [sample.completion_ids for sample in group.samples] == [[1, 2], [2, 2], [3, 2]]
+        assert all(sample.logprobs == [-0.5, -0.25] for sample in group.samples)
+        assert all(sample.prompt_ids == [ord(letter) for letter in row.problem] for sample in group.samples)
+    rows = [json.loads(line) for line in (tmp_path / "samples/actor.jsonl").read_text().splitlines()]
+    assert {(row["score"], row["outcome"]) for row in rows} == {(0, "published"), (3, "published"), (7, "published")}
+
+
+async def test_the_actor_waits_for_a_trainer_that_is_behind(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0") as server:
+            actor = actor_in(tmp_path, log)
+            most = CONFIG.problems_per_step * (CONFIG.max_staleness + 1)
+            await run_until(actor, lambda: actor.outcomes["published"] >= most)
+            assert actor.outcomes["published"] == len(server.requests) == most
+            consume_all(tmp_path)
+            trainer_publishes(tmp_path, 1)
+            await run_until(actor_in(tmp_path, log), lambda: len(server.requests) == 2 * most)
+
+
+async def test_a_restarted_actor_draws_what_was_not_decided(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["zero", "all"]):
+            actor = actor_in(tmp_path, log)
+            await run_until(actor, lambda: actor.outcomes["published"] >= 3)
+            before = [group.id for group in consume_all(tmp_path)]
+            trainer_publishes(tmp_path, 1)
+            again = actor_in(tmp_path, log)
+            await run_until(again, lambda: again.outcomes["published"] >= 3)
+    after = [group.id for group in consume_all(tmp_path)]
+    assert after[: len(before)] == before
+    assert len(set(after)) == len(after)
+    assert set(after) == {group_id(number) for number in range(len(after))}
+
+
+async def test_the_actor_ends_when_the_trainer_has_done_its_last_step(tmp_path):
+    trainer_publishes(tmp_path, CONFIG.max_steps)
+    with SampleLog(tmp_path, "actor") as log:
+        actor = actor_in(tmp_path, log)
+        await asyncio.wait_for(actor.run(lambda: False), 5)
+    assert actor.finished()
+
+
+async def test_groups_without_variance_are_replaced_by_others(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["all"]) as server:
+            actor = actor_in(tmp_path, log)
+            await run_until(actor, lambda: actor.outcomes["zero-variance"] >= 20)
+            assert not consume_all(tmp_path)
+            server.proofs = ["all", "zero"]
+            await run_until(actor, lambda: actor.outcomes["published"] >= 4)
+
+
+async def test_a_group_that_grew_too_old_while_it_was_made_is_not_published(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", version=0) as server:
+            actor = actor_in(tmp_path, log)
+            server.gate.clear()
+            task = asyncio.create_task(run_until(actor, lambda: actor.outcomes["stale"] >= 1))
+            await until(lambda: bool(server.requests))
+            trainer_publishes(tmp_path, 2)
+            await until(lambda: actor._version == 2)
+            server.gate.set()
+            await task
+    assert not consume_all(tmp_path) and actor.outcomes["published"] == 0
+
+
+async def test_a_sample_without_a_grade_is_dropped_and_never_a_zero(tmp_path):
+    grader = ByName()
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["broken", "some", "all"]):
+            actor = actor_in(tmp_path, log, grader=grader)
+            await run_until(actor, lambda: actor.outcomes["published"] >= 1)
+    for group in consume_all(tmp_path):
+        assert [sample.reward for sample in group.samples] == [3 / 7, 1]
+    assert grader.asked >= 5, "the broken one was asked for three times"
+
+
+async def test_a_grader_that_never_grades_ends_the_run_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("qednano.rl.actor.HOPELESS_GROUPS", 3)
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["broken"]):
+            with pytest.raises(DataError, match="the grader is down"):
+                await asyncio.wait_for(actor_in(tmp_path, log).run(lambda: False), 20)
+
+
+async def test_a_request_moves_to_another_server_when_its_own_dies(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0") as dying, StandIn(tmp_path, "rollout-1") as other:
+            await until(lambda: len(list((tmp_path / "pool").glob("*.json"))) == 2)
+            dying.gate.clear()
+            other.gate.clear()
+            actor = actor_in(tmp_path, log)
+            task = asyncio.create_task(run_until(actor, lambda: actor.outcomes["published"] == 8))
+            await until(lambda: dying.requests and other.requests)
+            dying.drop = True
+            dying.gate.set()
+            other.gate.set()
+            await task
+    assert len(consume_all(tmp_path)) == 8
+
+
+async def test_without_servers_the_actor_says_so_and_gives_up_in_the_end(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        actor = actor_in(tmp_path, log)
+        actor.rollouts = Rollouts(actor.pool, waiting=actor._waiting, patience=1.5)
+        with pytest.raises(Unavailable, match="no rollout server"):
+            await asyncio.wait_for(actor.run(lambda: False), 10)
+    assert "waiting for a rollout server" in actor._reporter.report().message
+
+
+def batch(*reasons: str, start: int = 0) -> CompletionBatch:
+    choices = [Completion("text", reason, [1], [-1.0]) for reason in reasons]
+    return CompletionBatch(choices, start, start, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("overlong", "rewards", "outcomes"),
+    [
+        (Overlong.NONE, [1.0, 1.0], ["kept", "kept"]),
+        (Overlong.PENALTY, [1.0, 0.0], ["kept", "kept"]),
+        (Overlong.FILTER, [1.0, 1.0], ["kept", "overlong"]),
+    ],
+)
+def test_what_happens_to_samples_cut_off_by_the_limit(overlong, rewards, outcomes):
+    judged = judge(batch("stop", "length"), Prompt([1]), [Grade(7), Grade(7)], ["a", "b"], overlong)
+    assert [item.sample.reward for item in judged] == rewards
+    assert [item.outcome for item in judged] == outcomes
+
+
+def test_outcomes_of_groups():
+    def samples(*scores: int, start: int = 5) -> list:
+        grades = [Grade(score) for score in scores]
+        finished = batch(*["stop"] * len(scores), start=start)
+        return [item.sample for item in judge(finished, Prompt([1]), grades, ["x"] * len(scores), Overlong.NONE)]
+
+    assert group_outcome(samples(1, 2), 6, CONFIG) == "published"
+    assert group_outcome(samples(1, 2), 7, CONFIG) == "stale"
+    assert group_outcome(samples(2, 2), 5, CONFIG) == "zero-variance"
+    assert group_outcome(samples(2, 2), 5, replace(CONFIG, drop_zero_variance=False)) == "published"
+    assert group_outcome(samples(3), 5, CONFIG) == "too-few"
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "queued", "held", "servers", "expected"),
+    [
+        (0, 0, 0, 1, 8),  # two steps' groups ahead, as maxStaleness is 1
+        (0, 4, 4, 1, 0),
+        (3, 2, 0, 1, 3),
+        (8, 0, 0, 1, 0),
+        (0, 9, 0, 1, 0),
+    ],
+)
+def test_room_keeps_groups_fresh(in_flight, queued, held, servers, expected):
+    assert room(in_flight, queued, held, servers, CONFIG) == expected
+
+
+def test_room_is_what_servers_decode_at_once():
+    small = replace(CONFIG, server_sequences=6, concurrent_groups=100, problems_per_step=50)
+    assert room(0, 0, 0, 1, small) == 2
+    assert room(0, 0, 0, 3, small) == 6
+
+
+def test_on_policy_means_no_group_is_started_while_the_trainer_works():
+    on_policy, backlog = replace(CONFIG, max_staleness=0), Backlog()
+    assert backlog.held(version=0, taken=0, per_step=4) == 0
+    assert room(0, 0, backlog.held(0, 4, 4), 1, on_policy) == 0, "the trainer took all four and works on version 1"
+    assert room(0, 0, backlog.held(1, 4, 4), 1, on_policy) == 4
+
+
+def test_every_epoch_has_each_problem_once_in_an_order_of_its_own():
+    curriculum = Curriculum(ROWS, seed=3)
+    epochs = [[curriculum.problem(10 * epoch + place).id for place in range(10)] for epoch in range(3)]
+    assert all(sorted(epoch) == sorted(row.id for row in ROWS) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [Curriculum(ROWS, seed=3).problem(number).id for number in (25, 4)] == [epochs[2][5], epochs[0][4]]
+    assert [Curriculum(ROWS, seed=4).problem(number).id for number in range(10)] != epochs[0]
+
+
+def test_undecided_numbers_skip_what_was_decided():
+    numbers = undecided({group_id(0), group_id(2), group_id(3)})
+    assert [next(numbers) for _ in range(3)] == [1, 4, 5]
