@@ -98,7 +98,7 @@ async def test_groups_hold_the_servers_tokens_and_rewards_in_sevenths(tmp_path):
             actor = actor_in(tmp_path, log)
             await run_until(actor, lambda: actor.outcomes["published"] >= 4)
     groups = consume_all(tmp_path)
-    assert [group.id for group in groups[:4]] == sorted(group.id for group in groups[:4])
+    assert len({group.id for group in groups}) == len(groups) >= 4
     curriculum = Curriculum(ROWS, seed=1)
     for group in groups:
         row = curriculum.problem(int(group.id))
@@ -131,11 +131,12 @@ async def test_a_restarted_actor_draws_what_was_not_decided(tmp_path):
             before = [group.id for group in consume_all(tmp_path)]
             trainer_publishes(tmp_path, 1)
             again = actor_in(tmp_path, log)
-            await run_until(again, lambda: again.outcomes["published"] >= 3)
+            gaps = {group_id(number) for number in range(int(max(before)) + 1)} - set(before)
+            await run_until(again, lambda: again.outcomes["published"] >= 1 and gaps <= again.stream.decided())
     after = [group.id for group in consume_all(tmp_path)]
     assert after[: len(before)] == before
-    assert len(set(after)) == len(after)
-    assert set(after) == {group_id(number) for number in range(len(after))}
+    assert len(set(after)) == len(after) > len(before)
+    assert gaps <= set(after)
 
 
 async def test_the_actor_ends_when_the_trainer_has_done_its_last_step(tmp_path):
