@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from qednano import metrics
 from qednano.api.rlrun import Overlong
@@ -30,6 +31,7 @@ from qednano.rl.weights import latest
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 TICK_SECONDS = 0.05
 REPORT_SECONDS = 1.0
 GRADE_TRIES = 3
@@ -156,6 +158,7 @@ class Actor:
         self._log, self._reporter = sample_log, reporter
         self._ordinals = undecided(self.stream.decided())
         self._backlog = Backlog()
+        self._writes: set[asyncio.Future[object]] = set()
         self._version = 0
         self.outcomes: Counter[str] = Counter()
         self._ungraded_in_a_row = 0
@@ -186,6 +189,7 @@ class Actor:
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, *done, return_exceptions=True)
+                await asyncio.gather(*self._writes, return_exceptions=True)
 
     def finished(self) -> bool:
         """Whether the trainer has published its last weights."""
@@ -219,8 +223,7 @@ class Actor:
         kept = [item.sample for item in judged if item.outcome == "kept"]
         outcome = group_outcome(kept, self._version, self.config)
         if outcome == "published":
-            group = Group(identity, row.id, kept)
-            await asyncio.to_thread(self.stream.publish, group)
+            await self._write(self.stream.publish, Group(identity, row.id, kept))
         return await self._close(GroupResult(identity, row.id, outcome, judged), batch.seconds)
 
     async def _grade(self, row: ProblemRow, text: str) -> Grade:
@@ -235,9 +238,16 @@ class Actor:
                 await asyncio.sleep(0.1 * 2**attempt)
         return grade
 
+    async def _write(self, write: Callable[[Item], object], item: Item) -> None:
+        """Write in a thread; a cancelled task leaves the write to be waited for at the end of `run`."""
+        writing = asyncio.ensure_future(asyncio.to_thread(write, item))
+        self._writes.add(writing)
+        writing.add_done_callback(self._writes.discard)
+        await asyncio.shield(writing)
+
     async def _close(self, result: GroupResult, seconds: float = 0.0) -> GroupResult:
         if result.outcome != "published":
-            await asyncio.to_thread(self.stream.discard, result.id)
+            await self._write(self.stream.discard, result.id)
         self._log.write(result, seconds)
         return result
 
