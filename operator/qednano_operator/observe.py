@@ -222,7 +222,7 @@ def pod_of(obj: Object) -> Pod:
         phase=status.get("phase") or "Pending",
         scheduled=bool((obj.get("spec") or {}).get("nodeName")),
         ready=_is(status, "Ready"),
-        running=bool((container.get("state") or {}).get("running")),
+        running="running" in (container.get("state") or {}),
         terminating=bool(meta.get("deletionTimestamp")),
         disrupted=bool(meta.get("deletionTimestamp")) or reason in _DISRUPTIONS or _is(status, "DisruptionTarget"),
         reason=reason,

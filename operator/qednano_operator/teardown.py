@@ -14,9 +14,11 @@ def _target(item: Pod | Work) -> Target:
 
 
 def _finished(work: Work, observed: Observed) -> bool:
-    if not (work.complete or work.failed):
+    """Whether a Job and its pods have ended. The pods may have ended though the Job does not say so yet."""
+    if work.kind != "Job":
         return False
-    return not any(p.active and p.role == work.role and p.attempt == work.attempt for p in observed.pods)
+    pods = [pod for pod in observed.role_pods(work.role, work.attempt) if pod.index == work.index]
+    return not any(pod.active for pod in pods) and (work.complete or bool(work.failed) or bool(pods))
 
 
 def everything_active(observed: Observed) -> list[Target]:

@@ -126,7 +126,7 @@ class ArtifactStatus(ApiModel):
     """What the run made."""
 
     uri: Text
-    digest: Label
+    digest: Label = ""
     manifest: Text = ""
 
 

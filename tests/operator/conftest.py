@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.kube.apiserver import ApiServer
+from tests.operator import chart
 from tests.operator.harness import NODE, Cluster, OperatorProcess
 from tools.cluster.paths import REPOSITORY
 
@@ -26,13 +27,17 @@ def qed_server(apiserver_with_controllers: ApiServer) -> ApiServer:
 
 @pytest.fixture(scope="session")
 def operator(qed_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    """The operator that serves the shared namespace."""
-    qed_server.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": "shared"}})
-    log = tmp_path_factory.mktemp("operator") / "operator.log"
-    flags = ("--namespaces=shared", "--lease-namespace=shared")
-    process = OperatorProcess(qed_server.kubeconfig, log, flags).start()
+    """The operator of the shared namespace, with the chart's flags and no rights but the chart's."""
+    for name in ("shared", chart.SYSTEM):
+        qed_server.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    objects = chart.render("--set", "operator.namespaces={shared}")
+    chart.install(qed_server, chart.only(objects, "ServiceAccount", "Role", "RoleBinding"))
+    folder = tmp_path_factory.mktemp("operator")
+    kubeconfig = chart.kubeconfig_of(qed_server, "qed-qednano", folder / "kubeconfig")
+    process = OperatorProcess(kubeconfig, folder / "operator.log", chart.operator_flags(objects)).start()
     yield process
-    assert process.stop() == 0, log.read_text()[-3000:]
+    assert process.stop() == 0, process.log.read_text()[-3000:]
+    assert " is forbidden" not in process.log.read_text(), "the chart's roles are too narrow"
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def own(qed_server: ApiServer) -> Cluster:
 
 @pytest.fixture
 def own_operator(qed_server: ApiServer, own: Cluster, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """An operator for the test's own namespace, not started yet; alone, so that a killed one's lease is not waited for."""
+    """An operator for the test's own namespace, not started yet; without a lease, which a kill would leave behind."""
     flags = (f"--namespaces={own.namespace}", "--leader-election=false")
     process = OperatorProcess(qed_server.kubeconfig, tmp_path / "operator.log", flags)
     yield process

@@ -1,0 +1,78 @@
+{{- define "qednano.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "qednano.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "qednano.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "qednano.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "qednano.selector" -}}
+app.kubernetes.io/name: {{ include "qednano.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "qednano.labels" -}}
+{{ include "qednano.selector" . }}
+app.kubernetes.io/part-of: qednano
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "qednano.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "qednano.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{/* The image of one role: include "qednano.image" (list $ "trainer") */}}
+{{- define "qednano.image" -}}
+{{- $root := index . 0 -}}
+{{- $name := index $root.Values.images (index . 1) -}}
+{{- if or (contains ":" (base $name)) (contains "@" $name) -}}
+{{- printf "%s%s" $root.Values.images.registry $name -}}
+{{- else -}}
+{{- printf "%s%s:%s" $root.Values.images.registry $name (default $root.Chart.AppVersion $root.Values.images.tag) -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the operator may do in a namespace it serves. */}}
+{{- define "qednano.rules" -}}
+- apiGroups: [qednano.dev]
+  resources: [proofdatasets, sftruns, rlruns, evalruns]
+  verbs: [get, list, watch]
+- apiGroups: [qednano.dev]
+  resources: [proofdatasets/status, sftruns/status, rlruns/status, evalruns/status]
+  verbs: [patch]
+# Clusters with OwnerReferencesPermissionEnforcement ask for this of whoever makes owned objects.
+- apiGroups: [qednano.dev]
+  resources: [proofdatasets/finalizers, sftruns/finalizers, rlruns/finalizers, evalruns/finalizers]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, delete]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end }}

@@ -1,0 +1,281 @@
+"""The pure decision: invariants under crashes and bad luck, and single answers to single situations."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qednano_operator.cache import compact
+from qednano_operator.decision import Defaults, World
+from qednano_operator.reconcile import reconcile
+from qednano_operator.status import stored
+
+from qednano.progress import ProgressReport
+from tests.operator.simulation import LABEL, Simulation
+
+NO_WAIT = {"maxRestarts": 3, "backoffSeconds": 0, "maxBackoffSeconds": 0}
+
+_STEP = st.one_of(
+    st.tuples(st.just("operator"), st.integers(0, 6)),
+    st.tuples(st.just("operator"), st.just(99)),
+    st.tuples(st.just("controllers"), st.just(0)),
+    st.tuples(st.just("start"), st.integers(0, 9)),
+    st.tuples(st.just("end"), st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 69, 70, 71, 74, 75, 78, 137]))),
+    st.tuples(st.just("delete"), st.integers(0, 9)),
+    st.tuples(st.just("reap"), st.just(0)),
+    st.tuples(st.just("suspend"), st.booleans()),
+    st.tuples(st.just("time"), st.integers(1, 60)),
+)
+
+
+def _play(simulation: Simulation, step: tuple[str, Any]) -> None:
+    what, how = step
+    pods = simulation.pods()
+    if what == "operator":
+        simulation.operator(crash_after=how)
+    elif what == "controllers":
+        simulation.controllers()
+    elif what == "reap":
+        simulation.reap()
+    elif what == "suspend":
+        simulation.run["spec"]["suspend"] = how
+    elif what == "time":
+        simulation.now += timedelta(seconds=how)
+    elif pods and what == "end":
+        simulation.end(pods[how[0] % len(pods)], how[1])
+    elif pods and what == "start":
+        simulation.start(pods[how % len(pods)])
+    elif pods and what == "delete":
+        pods[how % len(pods)]["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(kind=st.sampled_from(["SFTRun", "RLRun"]), steps=st.lists(_STEP, max_size=60))
+def test_whatever_happens_a_run_ends_with_one_attempt_at_a_time(kind: str, steps: list[tuple[str, Any]]) -> None:
+    """Attempts never overlap or fall, ends stay, no object is made twice, and good luck leads to an end."""
+    trainer = {"maxSteps": 10} if kind == "SFTRun" else {}
+    simulation = Simulation.of(kind, trainer={**trainer, "nodes": 2}, restart=NO_WAIT)
+    for step in steps:
+        _play(simulation, step)
+    simulation.run["spec"]["suspend"] = False
+    simulation.settle()
+    assert simulation.status["phase"] in ("Succeeded", "Failed")
+    left = {kind for kind, _ in simulation.objects}
+    assert "StatefulSet" not in left and "Service" not in left
+    assert not [pod for pod in simulation.pods() if pod["status"]["phase"] in ("Pending", "Running")]
+    assert not simulation.operator(), "a settled run costs nothing"
+    assert len(str(simulation.status)) < 16384
+
+
+def _running(kind: str, **spec: Any) -> Simulation:
+    simulation = Simulation.of(kind, **spec)
+    simulation.settle(code=None)
+    assert simulation.status["phase"] == "Running"
+    return simulation
+
+
+def _pod(simulation: Simulation, role: str, index: int = 0) -> dict[str, Any]:
+    return next(
+        pod for pod in simulation.pods(role) if pod["metadata"]["labels"].get(LABEL + "index", "0") == str(index)
+    )
+
+
+def test_the_intent_is_stored_before_anything_is_touched() -> None:
+    simulation = _running("SFTRun", restart=NO_WAIT)
+    simulation.end(_pod(simulation, "trainer"), 70)
+    decision = simulation.decide()
+    assert decision.status.attempt == 2
+    assert not decision.apply and not decision.delete
+
+
+def test_in_a_gang_the_first_failure_is_the_cause() -> None:
+    simulation = _running("SFTRun", trainer={"maxSteps": 1, "nodes": 2})
+    simulation.end(_pod(simulation, "trainer", 1), 70)
+    simulation.now += timedelta(seconds=5)
+    simulation.end(_pod(simulation, "trainer", 0), 71)
+    (attempt,) = simulation.decide().status.attempts
+    assert attempt.reason == "InternalError"
+
+
+def test_a_configuration_error_of_any_rank_ends_the_run() -> None:
+    simulation = _running("SFTRun", trainer={"maxSteps": 1, "nodes": 2})
+    simulation.end(_pod(simulation, "trainer", 1), 71)
+    simulation.now += timedelta(seconds=5)
+    simulation.end(_pod(simulation, "trainer", 0), 78)
+    assert simulation.decide().status.phase == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("code", "phase", "counted"),
+    [(1, "Restarting", 1), (69, "Restarting", 1), (75, "Restarting", 0), (64, "Failed", 0), (137, "Restarting", 1)],
+)
+def test_the_exit_code_decides(code: int, phase: str, counted: int) -> None:
+    simulation = _running("SFTRun")
+    simulation.end(_pod(simulation, "trainer"), code)
+    status = simulation.decide().status
+    assert (status.phase, status.counted_restarts) == (phase, counted)
+
+
+def test_torchruns_exit_code_yields_to_the_jobs_last_words() -> None:
+    simulation = _running("SFTRun")
+    pod = _pod(simulation, "trainer")
+    simulation.end(pod, 1)
+    words = '{"outcome": "Failed", "reason": "ConfigError", "message": "spec.model.uri is no folder"}'
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = words
+    status = simulation.decide().status
+    assert (status.phase, status.message) == ("Failed", "spec.model.uri is no folder")
+
+
+def test_memory_is_named_as_the_cause() -> None:
+    simulation = _running("SFTRun")
+    pod = _pod(simulation, "trainer")
+    simulation.end(pod, 137)
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    (attempt,) = simulation.decide().status.attempts
+    assert attempt.reason == "OutOfMemory" and "raise resources.memory of trainer" in attempt.message
+
+
+def test_back_off_doubles_and_holds_new_pods_back() -> None:
+    simulation = _running("SFTRun", restart={"maxRestarts": 5, "backoffSeconds": 10, "maxBackoffSeconds": 300})
+    waits = []
+    for _ in range(3):
+        simulation.end(_pod(simulation, "trainer"), 70)
+        simulation.operator()
+        waits.append(simulation.decide().wake_after)
+        assert not simulation.decide().apply
+        simulation.settle(code=None)
+    assert waits == [11, 21, 41]
+
+
+def test_a_server_with_a_bad_configuration_ends_the_run() -> None:
+    simulation = _running("RLRun")
+    simulation.end(_pod(simulation, "rollout"), 78)
+    status = simulation.decide().status
+    assert status.phase == "Failed" and status.attempts[-1].role == "rollout"
+
+
+def test_a_server_that_fails_now_and_then_does_not_disturb_the_run() -> None:
+    simulation = _running("RLRun")
+    simulation.end(_pod(simulation, "rollout"), 70)
+    decision = simulation.decide()
+    assert decision.status.phase == "Running" and not decision.apply and not decision.delete
+
+
+def test_a_pod_that_says_it_is_stopped_was_not_asked_is_counted() -> None:
+    """torchrun stops healthy ranks after one failed; believing their last words would restart for ever."""
+    simulation = _running("SFTRun")
+    pod = _pod(simulation, "trainer")
+    simulation.end(pod, 1)
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = '{"reason": "Stopped", "message": "x"}'
+    assert simulation.decide().status.counted_restarts == 1
+
+
+def test_fields_that_can_not_change_are_ignored_after_the_start_and_named() -> None:
+    simulation = _running("SFTRun")
+    simulation.run["spec"]["trainer"] = {"maxSteps": 10, "precision": "fp32", "learningRate": "0.5"}
+    simulation.run["spec"]["seed"] = 9
+    simulation.run["metadata"]["generation"] = 2
+    simulation.settle(code=None)
+    assert simulation.events[-1] == "FieldsIgnored"
+    accepted = next(item for item in simulation.status["conditions"] if item["type"] == "Accepted")
+    assert accepted["message"].startswith("spec.seed, spec.trainer.learningRate were changed after the start")
+    assert '"seed": 0' in simulation.objects["ConfigMap", "tiny-config"]["data"]["config.json"]
+
+
+def test_a_change_that_breaks_the_spec_does_not_break_the_run() -> None:
+    simulation = _running("SFTRun")
+    simulation.run["spec"]["trainer"] = {"maxSteps": -1}
+    simulation.settle()
+    assert simulation.status["phase"] == "Succeeded"
+
+
+def test_an_invalid_spec_stays_pending_with_every_mistake_and_can_be_mended() -> None:
+    simulation = Simulation.of("SFTRun", trainer={"maxSteps": 0, "zeroStage": 9})
+    simulation.operator()
+    assert simulation.status["phase"] == "Pending"
+    assert "spec.trainer.maxSteps" in simulation.status["message"]
+    assert "spec.trainer.zeroStage" in simulation.status["message"]
+    simulation.run["spec"]["trainer"] = {"maxSteps": 1}
+    simulation.settle()
+    assert simulation.status["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("spec", "source", "message"),
+    [
+        (
+            {"model": {"sftRun": {"name": "base", "checkpoint": "Initial"}}},
+            {"spec": {"model": {"uri": "/m"}}, "status": {"phase": "Running"}},
+            "spec.model.sftRun.checkpoint is Initial, but SFTRun base did not start from a new model",
+        ),
+        (
+            {"dataset": {"proofDataset": {"name": "base", "split": "exam"}}},
+            {"spec": {"splits": [{"name": "sft"}, {"name": "rl"}]}, "status": {"phase": "Running"}},
+            "spec.dataset.proofDataset.split is exam, but ProofDataset base has only sft, rl",
+        ),
+    ],
+)
+def test_what_can_never_be_met_fails_at_once(spec: dict[str, Any], source: dict[str, Any], message: str) -> None:
+    simulation = Simulation.of("SFTRun", **spec)
+    for kind in ("SFTRun", "ProofDataset"):
+        simulation.others[kind, "base"] = {"kind": kind, "metadata": {"name": "base"}, **source}
+    simulation.operator()
+    assert simulation.status["phase"] == "Failed" and message in simulation.status["message"]
+
+
+def test_waiting_shows_how_far_the_other_run_is() -> None:
+    simulation = Simulation.of("EvalRun", baselines=[{"name": "old", "model": {"rlRun": {"name": "base"}}}])
+    progress = {"step": 3, "total": 10, "unit": "step"}
+    simulation.others["RLRun", "base"] = {
+        "kind": "RLRun",
+        "metadata": {"name": "base"},
+        "spec": {},
+        "status": {"phase": "Running", "progress": progress},
+    }
+    simulation.operator()
+    assert simulation.status["message"] == (
+        "spec.baselines[0].model.rlRun waits for RLRun base, which is Running (3 of 10 steps)"
+    )
+
+
+def test_objects_of_an_earlier_run_of_the_name_are_waited_for() -> None:
+    first = _running("SFTRun")
+    second = Simulation.of("SFTRun")
+    second.run["metadata"]["uid"] = "9876543210"
+    second.objects = first.objects
+    second.operator()
+    assert second.status["phase"] == "Waiting" and "of an earlier SFTRun tiny" in second.status["message"]
+    second.objects = {}
+    second.settle()
+    assert second.status["phase"] == "Succeeded"
+
+
+def test_gpu_time_is_what_was_held_while_it_was_held() -> None:
+    simulation = _running("SFTRun", trainer={"maxSteps": 1, "resources": {"gpus": 8}})
+    assert simulation.status["gpus"] == 8
+    start = simulation.now
+    simulation.now += timedelta(seconds=100)
+    simulation.end(_pod(simulation, "trainer"), 0)
+    simulation.operator()
+    assert simulation.status["usage"]["gpuSeconds"] >= 800
+    assert simulation.status["usage"]["gpuSeconds"] <= 8 * ((simulation.now - start).total_seconds() + 60)
+    assert "gpus" not in {key for key, value in simulation.status.items() if value}
+
+
+def test_the_headline_of_an_rl_run_is_the_actors_reward() -> None:
+    simulation = _running("RLRun")
+    reports = {
+        "trainer": ProgressReport(step=4, total=9, metrics={"loss": 1.0}),
+        "actor": ProgressReport(step=70, metrics={"reward": 0.123456}),
+    }
+    children = tuple(compact(obj["kind"], obj) for obj in simulation.objects.values())
+    status = reconcile(simulation.run, World(children, reports=reports), simulation.now, Defaults()).status
+    assert status.progress is not None
+    assert (status.progress.step, status.progress.headline) == (4, "0.1235")
+    assert stored(status)["progress"]["metrics"] == [
+        {"name": "loss", "value": "1"},
+        {"name": "reward", "value": "0.123456"},
+    ]
