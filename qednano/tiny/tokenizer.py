@@ -1,8 +1,8 @@
 """The tiny task's tokenizer: a real Hugging Face fast tokenizer in which the phrases of a proof are single tokens.
 
-Digits are one token each, so arithmetic is learned digit by digit; phrases carry their own spaces, so decoding is the
-plain concatenation of tokens and gives back exactly the text. Any other text is spelt in characters or, failing that,
-in bytes.
+Numbers below 100 are one token each, so that a sum is one choice (with a token for each digit a small model needs twice
+the training). Phrases carry their own spaces, so decoding is the plain concatenation of tokens and gives back exactly
+the text. Any other text is spelt in characters or, failing that, in bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ PHRASES = (
     "k^2 + ", "k + ", "l + ", " + ", " = ", ") + ",
 )  # fmt: skip
 
+NUMBERS = tuple(str(number) for number in range(10, 100))  # 0..9 are among the characters
+
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}{{ '" + USER + "' + message['content'] }}"
@@ -40,12 +42,12 @@ def build() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     printable = [chr(code) for code in range(32, 127)]
-    pieces = [*SPECIAL, *PHRASES, *printable, "\n", "≡", "∤", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = [*SPECIAL, *PHRASES, *NUMBERS, *printable, "\n", "≡", "∤", *(f"<0x{byte:02X}>" for byte in range(256))]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, ignore_merges=True))
-    longest_first = sorted(PHRASES, key=len, reverse=True)
-    phrases = "|".join(re.escape(phrase) for phrase in longest_first)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(phrases), behavior="isolated")
+    longest_first = sorted((*PHRASES, *NUMBERS), key=len, reverse=True)
+    whole = "|".join(re.escape(piece) for piece in longest_first)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(whole), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
