@@ -54,8 +54,8 @@ def run_step(engine: TrainingEngine, docs: list[Document], micro_batch_tokens: i
     return engine.train_step([collate([docs[i] for i in micro]) for micro in dealt[engine.rank]], nll)
 
 
-def main() -> None:
-    folder, out, *variants = sys.argv[1:]
+def main(folder: str, out: str, *variants: str) -> None:
+    """Steps, weights, and that a resumed engine's next step is the same bit for bit, for each variant."""
     torch.set_num_threads(1)
     for variant in variants:
         stage, precision = variant.split(":")
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

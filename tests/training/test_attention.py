@@ -32,7 +32,9 @@ def alone(folder, docs, temperature=1.0):
         ids = torch.tensor([doc.tokens])
         all_logprobs = torch.log_softmax(model(input_ids=ids).logits[0] / temperature, -1)
         places = [place for place in range(1, len(doc.tokens)) if doc.weights[place]]
-        logprobs.append(torch.stack([all_logprobs[p - 1, doc.tokens[p]] for p in places]) if places else ids.new_empty(0))
+        logprobs.append(
+            torch.stack([all_logprobs[p - 1, doc.tokens[p]] for p in places]) if places else ids.new_empty(0)
+        )
     logprobs = torch.cat(logprobs)
     (logprobs.sum() / 50).backward()
     return logprobs.detach(), {name: p.grad for name, p in model.named_parameters()}
@@ -49,7 +51,9 @@ def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name):
     grads = {n.removeprefix("causal_lm."): p.grad for n, p in policy.named_parameters()}
     assert grads.keys() == expected_grads.keys()
     for parameter, grad in grads.items():
-        torch.testing.assert_close(grad, expected_grads[parameter], rtol=1e-4, atol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}")
+        torch.testing.assert_close(
+            grad, expected_grads[parameter], rtol=1e-4, atol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK])

@@ -16,7 +16,7 @@ from qednano.errors import CheckpointError, ConfigError, NumericGuard
 from qednano.training.engine import LossTerms
 from qednano.training.model import load_policy
 from qednano.training.packing import collate
-from tests.training.engine_steps import STEPS, new_engine, nll, run_step, step_documents
+from tests.training.engine_steps import STEPS, main, new_engine, nll, run_step, step_documents
 
 STAGES = ("0:fp32", "1:fp32", "2:fp32", "3:fp32")
 
@@ -69,14 +69,16 @@ def test_a_step_does_not_depend_on_micro_batches_and_equals_plain_torch(model_fo
 @pytest.fixture(scope="module")
 def by_ranks(model_folder, tmp_path_factory) -> dict[int, Path]:
     """Weights after the steps by one and by two real processes, for every ZeRO stage; each also resumes exactly."""
-    folders = {}
-    for ranks in (1, 2):
-        folders[ranks] = tmp_path_factory.mktemp(f"ranks{ranks}")
-        subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m",
-             "tests.training.engine_steps", str(model_folder), str(folders[ranks]), *STAGES, "2:bf16"],
-            check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}, timeout=300,
-        )  # fmt: skip
+    folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
+    variants = (*STAGES, "2:bf16")
+    main(str(model_folder), str(folders[1]), *variants)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    subprocess.run(
+        [*launcher, "tests.training.engine_steps", str(model_folder), str(folders[2]), *variants],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"},
+        timeout=300,
+    )
     return folders
 
 

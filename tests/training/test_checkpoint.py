@@ -1,0 +1,116 @@
+"""Checkpoints are complete or absent; resume takes the newest that verifies."""
+
+from __future__ import annotations
+
+import random
+import resource
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from qednano.errors import CheckpointError, Fenced
+from qednano.training.checkpoint import Checkpoints
+
+
+def writer(value: int, size: int = 1000):
+    return lambda folder: torch.save(torch.full((size,), value), folder / "weights.pt")
+
+
+def test_the_newest_is_found_with_its_state(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.newest() is None
+    for step in (5, 10):
+        checkpoints.save(step, {"seen": step * 7}, writer(step))
+    newest = checkpoints.newest()
+    assert (newest.step, newest.state) == (10, {"seen": 70})
+    assert torch.load(newest.folder / "weights.pt")[0] == 10
+
+
+def test_only_the_last_few_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, {}, writer(step))
+    assert sorted(p.name for p in checkpoints.folder.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "file gone"])
+def test_a_torn_checkpoint_is_passed_over(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (5, 10):
+        checkpoints.save(step, {}, writer(step))
+    torn = checkpoints.folder / "step-00000010"
+    raw = (torn / "weights.pt").read_bytes()
+    match damage:
+        case "cut":
+            (torn / "weights.pt").write_bytes(raw[: len(raw) // 2])
+        case "flipped":
+            (torn / "weights.pt").write_bytes(raw[:500] + bytes([raw[500] ^ 1]) + raw[501:])
+        case "no manifest":
+            (torn / "manifest.json").unlink()
+        case "file gone":
+            (torn / "state.json").unlink()
+    assert checkpoints.newest().step == 5
+
+
+@contextmanager
+def files_limited_to(size: int):
+    """What a full volume does to a writer: the write fails half way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_no_rubbish(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, {}, writer(5))
+    with files_limited_to(50_000), pytest.raises(CheckpointError, match="step 10 could not be written.*is intact"):
+        checkpoints.save(10, {}, writer(10, 100_000))
+    assert [p.name for p in checkpoints.folder.iterdir()] == ["step-00000005"]
+    assert checkpoints.newest().step == 5
+    checkpoints.save(10, {}, writer(10))
+    assert checkpoints.newest().step == 10
+
+
+def test_a_full_disk_under_the_engine_is_a_checkpoint_error(model_folder, tmp_path):
+    from tests.training.engine_steps import new_engine, run_step, step_documents
+
+    engine, checkpoints = new_engine(model_folder), Checkpoints(tmp_path)
+    run_step(engine, step_documents(0))
+    checkpoints.save(engine.step, {}, engine.save)
+    run_step(engine, step_documents(1))
+    with files_limited_to(30_000), pytest.raises(CheckpointError):
+        checkpoints.save(engine.step, {}, engine.save)
+    newest = checkpoints.newest()
+    new_engine(model_folder).load(newest.folder)
+    assert newest.step == 1
+
+
+def test_a_fenced_attempt_publishes_nothing(tmp_path):
+    def fenced():
+        raise Fenced("attempt 2 owns the folder")
+
+    checkpoints = Checkpoints(tmp_path, before_publish=fenced)
+    with pytest.raises(Fenced):
+        checkpoints.save(5, {}, writer(5))
+    assert checkpoints.newest() is None
+
+
+def test_what_a_crash_left_is_swept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (checkpoints.folder / ".tmp-step-00000010").mkdir(parents=True)
+    checkpoints.save(5, {}, writer(5))
+    checkpoints.sweep()
+    assert [p.name for p in checkpoints.folder.iterdir()] == ["step-00000005"]
+
+
+def test_random_generators_continue_where_they_were(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {}, writer(1))
+    drawn = (random.random(), np.random.rand(), torch.rand(()))
+    checkpoints.restore_random_state(checkpoints.newest())
+    assert (random.random(), np.random.rand(), torch.rand(())) == drawn
