@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import aiohttp
 
@@ -23,6 +24,7 @@ Answer = TypeVar("Answer")
 Reader = Callable[[Any, Mapping[str, str]], Answer]
 
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+MODEL = "x-qednano-model"
 VERSION_START, VERSION_END = "x-qednano-version-start", "x-qednano-version-end"
 
 
@@ -75,12 +77,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class CompletionBatch:
-    """The n answers to one prompt, with the server's weight versions at start and end of the request."""
+    """The n answers to one prompt, with the server's model, and its weight versions at start and end of the request."""
 
     choices: list[Completion]
     version_start: int
     version_end: int
     seconds: float
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,7 @@ def _batch(answer: Any, headers: Mapping[str, str], n: int, started: float) -> C
         version_start=int(headers.get(VERSION_START, 0)),
         version_end=int(headers.get(VERSION_END, 0)),
         seconds=time.monotonic() - started,
+        model=unquote(headers.get(MODEL, "")),
     )
 
 

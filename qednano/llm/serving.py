@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
 
 from qednano.errors import ConfigError
-from qednano.llm.client import VERSION_END, VERSION_START
+from qednano.llm.client import MODEL, VERSION_END, VERSION_START
 from qednano.llm.vllm import EngineFailed, VllmOptions, VllmProcess
 from qednano.metrics import WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
 from qednano.progress import Reporter
@@ -198,7 +199,7 @@ class ModelServer:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if not self.ready:
             return web.json_response({"error": "the model is not loaded yet"}, status=503, headers={"Retry-After": "1"})
-        start = self.serving.version
+        start, model = self.serving.version, self.serving.model
         self.serving.requests += 1
         body = await request.read()
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
@@ -212,7 +213,7 @@ class ModelServer:
         except aiohttp.ClientError as error:
             return web.json_response({"error": f"vLLM does not answer: {error}"}, status=502)
         self.serving.answered += 1
-        stamps = {VERSION_START: str(start), VERSION_END: str(self.serving.version)}
+        stamps = {VERSION_START: str(start), VERSION_END: str(self.serving.version), MODEL: quote(model)}
         return web.Response(body=payload, status=answer.status, content_type=answer.content_type, headers=stamps)
 
     async def _stream(self, request: web.Request, answer: aiohttp.ClientResponse, start: int) -> web.StreamResponse:

@@ -20,6 +20,7 @@ from qednano.api.rlrun import Overlong
 from qednano.data.schema import ProblemRow
 from qednano.errors import DataError
 from qednano.grading.interface import Grade, Grader
+from qednano.grading.patience import obtain_grade
 from qednano.llm.client import CompletionBatch, Prompt, SamplingParams, written_proof
 from qednano.progress import Reporter
 from qednano.rl.curriculum import Curriculum, group_id, undecided
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 TICK_SECONDS = 0.05
 REPORT_SECONDS = 1.0
-GRADE_TRIES = 3
 HOPELESS_GROUPS = 64  # groups in a row of which no sample could be graded
 _WINDOW = 64  # groups over which means are reported
 
@@ -218,25 +218,13 @@ class Actor:
             sampling = SamplingParams(space, sampling.temperature, sampling.top_p)
         batch = await self.rollouts.complete(prompt.ids, sampling, self.config.group_size)
         texts = [written_proof(choice.text, prompt.reasoning) for choice in batch.choices]
-        grades = await asyncio.gather(*(self._grade(row, text) for text in texts))
+        grades = await asyncio.gather(*(obtain_grade(self.grader, row, text) for text in texts))
         judged = judge(batch, prompt, grades, texts, self.config.overlong)
         kept = [item.sample for item in judged if item.outcome == "kept"]
         outcome = group_outcome(kept, self._version, self.config)
         if outcome == "published":
             await self._write(self.stream.publish, Group(identity, row.id, kept))
         return await self._close(GroupResult(identity, row.id, outcome, judged), batch.seconds)
-
-    async def _grade(self, row: ProblemRow, text: str) -> Grade:
-        """A grade, asked for again when none could be had."""
-        for attempt in range(1, GRADE_TRIES + 1):
-            started = time.monotonic()
-            grade = await self.grader.grade(row, text)
-            metrics.GRADER_SECONDS.observe(time.monotonic() - started)
-            if grade.score is not None:
-                break
-            if attempt < GRADE_TRIES:
-                await asyncio.sleep(0.1 * 2**attempt)
-        return grade
 
     async def _write(self, write: Callable[[Item], object], item: Item) -> None:
         """Write in a thread; a cancelled task leaves the write to be waited for at the end of `run`."""
@@ -264,8 +252,6 @@ class Actor:
             metrics.RESPONSE_TOKENS.observe(len(item.sample.completion_ids))
             if item.sample.finish_reason == "length":
                 metrics.TRUNCATED.inc()
-            if item.outcome == "ungraded":
-                metrics.GRADER_FAILURES.labels("no-score").inc()
         hopeless = bool(result.samples) and all(item.outcome == "ungraded" for item in result.samples)
         self._ungraded_in_a_row = self._ungraded_in_a_row + 1 if hopeless else 0
         if self._ungraded_in_a_row >= HOPELESS_GROUPS:

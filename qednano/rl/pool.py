@@ -62,6 +62,8 @@ def _read(path: Path) -> ServerRecord | None:
 class Pool:
     """The live servers of one role, and how many requests each has from this process."""
 
+    wanted_model: str | None = None  # send only to servers of this model; None: any
+
     def __init__(self, run_dir: Path, role: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._role, self._clock = run_dir / "pool", role, clock
         self._seen: dict[str, tuple[float, float]] = {}  # name -> (heartbeat, when it changed on our clock)
@@ -91,9 +93,13 @@ class Pool:
         self._distrusted[server.url] = self._clock() + DISTRUST_SECONDS
 
     def choose(self) -> ServerRecord | None:
-        """The live server with the fewest requests in flight; None when there is none."""
+        """The live server of the wanted model with the fewest requests in flight; None when there is none."""
         now = self._clock()
-        trusted = [record for record in self.servers() if self._distrusted.get(record.url, 0.0) <= now]
+        trusted = [
+            record
+            for record in self.servers()
+            if self._distrusted.get(record.url, 0.0) <= now and self.wanted_model in (None, record.model)
+        ]
         return min(trusted, key=lambda record: (self.in_flight[record.url], record.name), default=None)
 
     async def wait(self, patience: float, waiting: Callable[[float], None]) -> ServerRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -44,7 +45,11 @@ class Rollouts:
 
     async def complete(self, prompt_ids: Sequence[int], sampling: SamplingParams, n: int) -> CompletionBatch:
         """`n` completions, all from one server. Raises RequestRefused, or Unavailable when nobody can answer."""
-        return await self._somewhere(lambda client: client.complete(prompt_ids, sampling, n))
+        while True:
+            batch = await self._somewhere(lambda client: client.complete(prompt_ids, sampling, n))
+            if self.pool.wanted_model in (None, batch.model):
+                return batch
+            await asyncio.sleep(0.2)  # the server restarted with the model it was started with
 
     async def tokenise(self, problem: str) -> Prompt:
         """The problem as the user's turn, through the model's chat template."""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
+
+from qednano.jsonl import RowWriter
 
 if TYPE_CHECKING:
     from qednano.rl.actor import GroupResult
 
 
 class SampleLog:
-    """Appends to `samples/<name>.jsonl`; use as a context manager. A line is whole or, after a crash, the last."""
+    """Appends to `samples/<name>.jsonl`; use as a context manager."""
 
     def __init__(self, run_dir: Path, name: str) -> None:
-        self.path = run_dir / "samples" / f"{name}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO
+        self._rows = RowWriter(run_dir / "samples" / f"{name}.jsonl")
 
     def __enter__(self) -> SampleLog:
-        self._file = self.path.open("a", encoding="utf-8")
+        self._rows.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._rows.__exit__()
 
     def write(self, result: GroupResult, seconds: float) -> None:
         """All samples of one group; a group without samples leaves one row that says why."""
@@ -46,6 +45,5 @@ class SampleLog:
                 "seconds": round(seconds, 3),
             }
             for index, item in enumerate(result.samples)
-        ] or [common | {"outcome": result.outcome}]
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        self._file.flush()
+        ]
+        self._rows.append(rows or [common | {"outcome": result.outcome}])

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, test-time scaffolds (one file each), statistics, and the report."""

@@ -1,0 +1,56 @@
+"""Append-only JSON lines that survive any crash: a reader sees whole rows, a writer cuts off a torn last one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from qednano.errors import DataError
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All whole rows; none when there is no file. Raises DataError naming the line of a row that is no JSON object."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is not a JSON object; remove that line")
+        rows.append(row)
+    return rows
+
+
+class RowWriter:
+    """Appends rows to one file; use as a context manager. `append` returns when the system has them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO
+
+    def __enter__(self) -> RowWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        self._file.seek(0)
+        data = self._file.read()
+        self._file.truncate(data.rfind(b"\n") + 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write the rows behind what is there."""
+        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        self._file.write(text.encode())
+        self._file.flush()
