@@ -78,9 +78,9 @@ def _running(kind: str, **spec: Any) -> Simulation:
 
 
 def _pod(simulation: Simulation, role: str, index: int = 0) -> dict[str, Any]:
-    return next(
-        pod for pod in simulation.pods(role) if pod["metadata"]["labels"].get(LABEL + "index", "0") == str(index)
-    )
+    """The role's pod in its newest attempt."""
+    found = [pod for pod in simulation.pods(role) if pod["metadata"]["labels"].get(LABEL + "index", "0") == str(index)]
+    return max(found, key=lambda pod: int(pod["metadata"]["labels"][LABEL + "attempt"]))
 
 
 def test_the_intent_is_stored_before_anything_is_touched() -> None:
