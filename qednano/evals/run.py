@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -98,15 +99,17 @@ class Evaluation:
             asyncio.create_task(self._keep_loaded(contender, session)),
             asyncio.create_task(_raise_when(stopping)),
         ]
-        finished = asyncio.gather(*workers)
+        # the first of them to end is the last worker, or something that went wrong
+        parts: list[asyncio.Future[Any]] = [asyncio.gather(*workers), *watchers]
         try:
-            done, _ = await asyncio.wait([finished, *watchers], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in parts:
+                if part.done():
+                    part.result()
         finally:
             for task in [*workers, *watchers]:
                 task.cancel()
-            await asyncio.gather(finished, *workers, *watchers, return_exceptions=True)
+            await asyncio.gather(*parts, *workers, return_exceptions=True)
 
     async def _work(
         self, contender: Contender, work: Iterator[tuple[ProblemRow, list[int]]], writer: RowWriter

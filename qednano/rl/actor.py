@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from qednano import metrics
 from qednano.api.rlrun import Overlong
-from qednano.data.schema import ProblemRow
 from qednano.errors import DataError
 from qednano.grading.interface import Grade, Grader
 from qednano.grading.patience import obtain_grade
