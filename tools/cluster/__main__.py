@@ -71,7 +71,10 @@ def status(cluster: Cluster) -> int:
 def act(arguments: argparse.Namespace) -> int:
     """Does what was asked; returns the exit status. Raises ClusterError."""
     if arguments.command == "build":
-        binaries.build(cache(), node=not arguments.control_plane)
+        if arguments.control_plane and binaries.from_assets() is not None:
+            say(f"nothing to build: KUBEBUILDER_ASSETS names {os.environ['KUBEBUILDER_ASSETS']}")
+        else:
+            binaries.build(cache(), node=not arguments.control_plane)
         return 0
     if arguments.command == "images" and arguments.build_only:
         for name in arguments.names or images.NAMES:

@@ -36,7 +36,8 @@ def build(cache: Cache) -> Path:
     if os.geteuid() != 0:
         raise ClusterError(
             "the server of custom resources is built in a Debian unstable chroot, which only root can "
-            "enter; run: sudo -E python -m tools.cluster build"
+            "enter; run: sudo -E python -m tools.cluster build (tests also take an envtest bundle that "
+            "KUBEBUILDER_ASSETS names)"
         )
     with exclusive(cache.crd_server):
         if not target.exists():

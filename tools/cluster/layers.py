@@ -69,6 +69,7 @@ class StoredImage:
         }
         digest, config = self._config
         with tarfile.open(fileobj=sink, mode="w|", bufsize=_CHUNK) as archive:
+            archive.copybufsize = _CHUNK  # type: ignore[attr-defined]
             _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
             _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
             _add(archive, _blob(self.digest), self.manifest)
@@ -119,7 +120,7 @@ class _Stream(RawIOBase):
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._rest = b""
+        self._rest = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -128,7 +129,7 @@ class _Stream(RawIOBase):
         taken = []
         while size > 0:
             if not self._rest:
-                self._rest = next(self._pieces, b"")
+                self._rest = memoryview(next(self._pieces, b""))
                 if not self._rest:
                     break
             piece, self._rest = self._rest[:size], self._rest[size:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,13 +169,9 @@ class Node:
         return run(["ctr", "--address", self.socket, "-n", "k8s.io", *args], what=what)
 
     def ctr_succeeds(self, *args: str) -> bool:
-        """Whether containerd's client ends well."""
-        return (
-            subprocess.run(
-                ["ctr", "--address", str(self.socket), "-n", "k8s.io", *args], capture_output=True
-            ).returncode
-            == 0
-        )
+        """Whether containerd's client is there and ends well."""
+        command = ["ctr", "--address", str(self.socket), "-n", "k8s.io", *args]
+        return shutil.which("ctr") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
     def _daemon(self, name: str) -> Daemon:
         return Daemon(name, self.folder / "run")
