@@ -26,6 +26,7 @@ class StandIn:
         self.gate.set()
         self.drop = False
         self.finish_reason = "stop"
+        self.model = ""
 
     async def complete(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -45,16 +46,21 @@ class StandIn:
             for index in range(body["n"])
         ]
         headers = {"x-qednano-version-start": str(start), "x-qednano-version-end": str(self.version)}
+        headers["x-qednano-model"] = self.model
         return web.json_response({"choices": choices}, headers=headers)
 
     async def tokenise(self, request: web.Request) -> web.Response:
         text = (await request.json())["messages"][0]["content"]
         return web.json_response({"tokens": [ord(letter) for letter in text], "token_strs": list(text)})
 
+    async def load(self, request: web.Request) -> web.Response:
+        return web.Response(status=404)
+
     async def __aenter__(self) -> StandIn:
         app = web.Application()
         app.router.add_post("/v1/completions", self.complete)
         app.router.add_post("/tokenize", self.tokenise)
+        app.router.add_post("/qednano/load", self.load)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -69,7 +75,11 @@ class StandIn:
         self.gate.set()
         await self._runner.cleanup()
 
+    def announce(self) -> None:
+        record = ServerRecord(self.name, self.url, self.version, time.time(), os.getpid(), self.model)
+        announce(self.run_dir, record)
+
     async def _heartbeat(self) -> None:
         while True:
-            announce(self.run_dir, ServerRecord(self.name, self.url, self.version, time.time(), os.getpid()))
+            self.announce()
             await asyncio.sleep(0.2)
