@@ -16,37 +16,38 @@ from qednano.local.session import RunView
 
 @dataclass(frozen=True)
 class Score:
-    """One model of an evaluation: mean score (0 to 1) with its 95 % interval, and other figures by name."""
+    """One model of an evaluation: mean score (0 to 1) with its 95 % interval, and pass@k by k."""
 
     model: str
     mean: float
     low: float
     high: float
-    others: dict[str, float]
+    pass_at: dict[int, float]
 
 
 def read_scores(folder: RunFolder) -> list[Score]:
     """The scores of a finished EvalRun, baselines first. DataError when they can't be read."""
     path = folder.artifact / "scores.json"
     try:
-        return [_score(entry) for entry in json.loads(path.read_text())["models"]]
+        evaluated, *baselines = [_score(entry) for entry in json.loads(path.read_text())["models"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} can't be read as scores ({error!r}); run the evaluation again") from None
+    return [*baselines, evaluated]
 
 
 def _score(entry: dict[str, Any]) -> Score:
-    low, high = entry["interval"]
-    others = {name: float(value) for name, value in entry.get("metrics", {}).items()}
-    return Score(entry["name"], float(entry["mean"]), float(low), float(high), others)
+    score = entry["score"]
+    pass_at = {int(k): float(estimate["mean"]) for k, estimate in entry["pass_at_k"].items()}
+    return Score(entry["name"], float(score["mean"]), float(score["low"]), float(score["high"]), pass_at)
 
 
 def score_rows(scores: Sequence[Score]) -> list[list[str]]:
     """The scores as rows of text, with a heading."""
-    names = list(dict.fromkeys(name for score in scores for name in score.others))
-    rows = [["MODEL", "MEAN SCORE", "95 % INTERVAL", *(name.upper() for name in names)]]
+    ks = sorted({k for score in scores for k in score.pass_at})
+    rows = [["MODEL", "MEAN SCORE", "95 % INTERVAL", *(f"PASS@{k}" for k in ks)]]
     for score in scores:
-        others = [f"{score.others[name]:.3f}" if name in score.others else "" for name in names]
-        rows.append([score.model, f"{score.mean:.3f}", f"{score.low:.3f} to {score.high:.3f}", *others])
+        passed = [f"{score.pass_at[k]:.3f}" if k in score.pass_at else "" for k in ks]
+        rows.append([score.model, f"{score.mean:.3f}", f"{score.low:.3f} to {score.high:.3f}", *passed])
     return rows
 
 

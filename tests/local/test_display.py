@@ -13,7 +13,9 @@ from rich.console import Console
 from qednano.api import Phase, RunStatus
 from qednano.api.load import load_documents
 from qednano.api.status import Headline, Progress
+from qednano.artifacts import write_json
 from qednano.errors import DataError
+from qednano.evals.scores import SampleRow, score_all
 from qednano.local.display import PlainDisplay, duration, table
 from qednano.local.folders import RunFolder
 from qednano.local.results import last_line, read_scores, score_rows
@@ -68,28 +70,28 @@ def test_plain_lines_come_with_a_change_of_phase_and_every_ten_seconds(views):
     ]
 
 
-def finished_evaluation(folder: Path, scores: object) -> RunFolder:
-    (folder / "artifact").mkdir()
-    (folder / "artifact" / "scores.json").write_text(json.dumps(scores))
-    return RunFolder(folder)
+def rows_of(model: str, scores: list[int]) -> list[SampleRow]:
+    """Two samples of each problem."""
+    return [
+        SampleRow(model, f"p{index // 2}", index % 2, "", "", score, "", "{}", "stop", 10, 20, 0.1)
+        for index, score in enumerate(scores)
+    ]
 
 
-def test_scores_are_a_table_with_intervals(tmp_path):
-    models = [
-        {"name": "untrained", "mean": 0.0, "interval": [0.0, 0.01], "metrics": {}},
-        {"name": "rl", "mean": 0.9, "interval": [0.88, 0.92], "metrics": {"pass@1": 0.8}},
-    ]
-    rows = score_rows(read_scores(finished_evaluation(tmp_path, {"models": models})))
-    assert rows == [
-        ["MODEL", "MEAN SCORE", "95 % INTERVAL", "PASS@1"],
-        ["untrained", "0.000", "0.000 to 0.010", ""],
-        ["rl", "0.900", "0.880 to 0.920", "0.800"],
-    ]
+def test_scores_of_an_evaluation_are_a_table_with_the_evaluated_model_last(tmp_path):
+    rows = rows_of("rl", [7, 7, 7, 0]) + rows_of("untrained", [0, 0, 0, 0])
+    scores = score_all(["rl", "untrained"], rows, {}, 2).as_json()
+    write_json(tmp_path / "artifact" / "scores.json", scores)
+    header, untrained, rl = score_rows(read_scores(RunFolder(tmp_path)))
+    assert header == ["MODEL", "MEAN SCORE", "95 % INTERVAL", "PASS@1", "PASS@2"]
+    assert untrained == ["untrained", "0.000", "0.000 to 0.000", "0.000", "0.000"]
+    assert (rl[:2], rl[3:]) == (["rl", "0.750"], ["0.750", "1.000"])
 
 
 def test_unreadable_scores_are_named(tmp_path):
+    write_json(tmp_path / "artifact" / "scores.json", {"models": [{"name": "rl"}]})
     with pytest.raises(DataError, match=r"artifact/scores.json can't be read as scores"):
-        read_scores(finished_evaluation(tmp_path, {"models": [{"name": "rl"}]}))
+        read_scores(RunFolder(tmp_path))
 
 
 def test_the_last_line_is_json_with_seconds_and_what_is_unfinished(views):
