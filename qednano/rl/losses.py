@@ -88,9 +88,8 @@ def gspo(inputs: LossInputs, config: LossConfig) -> TokenLosses:
     of its tokens. With SequenceMean weights this is the paper's objective. Zheng et al., arXiv 2507.18071."""
     log_ratio = (inputs.logprobs - inputs.behaviour).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     _, place = torch.unique(inputs.sample, return_inverse=True)
-    count = int(place.max()) + 1 if len(place) else 0
-    lengths = torch.zeros(count, device=log_ratio.device).index_add(0, place, torch.ones_like(log_ratio.detach()))
-    means = torch.zeros(count, device=log_ratio.device).index_add(0, place, log_ratio) / lengths
+    zeros = log_ratio.new_zeros(int(place.max()) + 1 if len(place) else 0)
+    means = zeros.index_add(0, place, log_ratio) / zeros.index_add(0, place, torch.ones_like(log_ratio))
     ratio = means.exp()[place]
     bounded = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     free, cut = ratio * inputs.advantages, bounded * inputs.advantages
