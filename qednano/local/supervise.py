@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,7 +73,15 @@ def _ending(child: Child, code: int) -> Ending:
         return Ending(process, code, words.reason, f"{words.message} (log: {child.log})")
     if code == 0:
         return Ending(process, code, "Ended", f"it ended although its run was not done (log: {child.log})")
-    return Ending(process, code, classify(code).reason, f"{child.last_line() or 'it said nothing'} (log: {child.log})")
+    return Ending(process, code, classify(code).reason, f"{_unsaid(child, code)} (log: {child.log})")
+
+
+def _unsaid(child: Child, code: int) -> str:
+    """What is known about an end without last words."""
+    last = f"the last line of its log is: {child.last_line()}" if child.last_line() else "its log is empty"
+    if code - 128 in {number.value for number in signal.Signals}:
+        return f"killed by {signal.Signals(code - 128).name}; {last}"
+    return last
 
 
 class Supervisor:

@@ -57,6 +57,7 @@ def test_a_failure_is_retried_and_the_attempts_are_told(workshop):
     assert (
         "restarting dataset: dataset-0 ended with code 69 (DependencyUnavailable): dataset was told to fail" in output
     )
+    assert "dataset-0 ended with code 137 (Killed): killed by SIGKILL" in output
     found = status(workshop, "proofdataset", "tiny")
     assert [(attempt.reason, attempt.exit_code) for attempt in found.attempts] == [
         ("DependencyUnavailable", 69),
