@@ -31,7 +31,7 @@ from qednano.training.session import Session
 
 log = logging.getLogger(__name__)
 FIELDS = ("behaviour", "advantage")
-PATIENCE = 60.0  # seconds rank 0 waits for groups before it lets the other ranks know that it still does
+PATIENCE = 10.0  # seconds rank 0 waits for groups before it lets the other ranks know that it still does
 
 
 class SampleSource(Protocol):

@@ -103,7 +103,8 @@ def _segment_attention(
 ) -> tuple[Tensor, None]:
     """query [1, heads, T, D], key and value [1, kv_heads, T, D] to [1, T, heads, D]."""
     assert segments is not None, "pass segments= to the model's forward"
-    gathered = [_Gather.apply(x[0].transpose(0, 1), segments.slots, segments.home) for x in (query, key, value)]
+    tokens_first = (x[0].transpose(0, 1) for x in (query, key, value))
+    gathered = [_Gather.apply(x, segments.slots, segments.home) for x in tokens_first]  # type: ignore[no-untyped-call]
     outputs = []
     offset = 0
     for bucket in segments.buckets:
@@ -113,7 +114,8 @@ def _segment_attention(
         outputs.append(out.transpose(1, 2).flatten(0, 1))
         offset += size
     slotted = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return _PutBack.apply(slotted, segments.slots, segments.home, segments.padding)[None], None
+    row = _PutBack.apply(slotted, segments.slots, segments.home, segments.padding)  # type: ignore[no-untyped-call]
+    return row[None], None
 
 
 def block_mask(lengths: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -157,7 +159,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
 def best_attention(device: torch.device) -> str:
     """The fastest of the three that works on this device."""
     if device.type == "cuda":
-        from transformers.utils import is_flash_attn_2_available
+        from transformers.utils.import_utils import is_flash_attn_2_available
 
         if is_flash_attn_2_available():
             return FLASH

@@ -165,7 +165,8 @@ class TrainingEngine:
     def logprobs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of a micro-batch's targets, without gradients."""
         self.engine.eval()
-        return self.engine(batch.to(self.device), self.config.temperature)
+        found: tuple[Tensor, Tensor] = self.engine(batch.to(self.device), self.config.temperature)
+        return found
 
     def weights(self) -> dict[str, Tensor]:
         """All weights on the CPU under their Hugging Face names; empty on ranks above 0. Every rank must call it."""
@@ -223,16 +224,17 @@ def join_ranks() -> None:
     import deepspeed
     import deepspeed.ops
 
-    if not torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if not cuda:
         # DeepSpeed would compile a shared-memory collective at start; gloo needs no compiler.
         deepspeed.ops.__compatible_ops__ = {}
-    if "RANK" not in os.environ:
-        dist.init_process_group("gloo" if not torch.cuda.is_available() else "nccl", store=dist.HashStore(),
-                                rank=0, world_size=1)  # fmt: skip
-        os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")
     try:
-        if torch.cuda.is_available():
+        if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if "RANK" not in os.environ:  # alone: no launcher, no address, no port
+            store = torch._C._distributed_c10d.HashStore()
+            dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=0, world_size=1)
         deepspeed.init_distributed(auto_mpi_discovery=False, timeout=RENDEZVOUS_TIMEOUT)
     except (RuntimeError, TimeoutError) as error:
         raise RendezvousError(f"the trainer's ranks did not find one another: {error}") from None

@@ -86,8 +86,9 @@ def tokenise(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBas
 
 def _render(problem: str, solution: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     asked = [{"role": "user", "content": problem}]
-    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": solution}], tokenize=False)
+    answered = [*asked, {"role": "assistant", "content": solution}]
+    prompt = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    whole = str(tokenizer.apply_chat_template(answered, tokenize=False))
     if not whole.startswith(prompt):
         raise ConfigError(
             "the model's chat template renders an answered question differently from the question alone, so the "

@@ -60,7 +60,8 @@ def chunked_logprobs(
     hidden: [N, H]; weight: [V, H]; targets: [N]; chunk: tokens whose logits are held at once.
     """
     chunk = chunk or max(1, CHUNK_LOGITS // weight.shape[0])
-    return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, chunk)
+    logprobs, entropies = _ChunkedLogProbs.apply(hidden, weight, targets, temperature, chunk)  # type: ignore[no-untyped-call]
+    return logprobs, entropies
 
 
 class LogProbHead(nn.Module):
@@ -71,7 +72,7 @@ class LogProbHead(nn.Module):
         super().__init__()
         if head.bias is not None:
             raise NotImplementedError("a language-model head with a bias is not supported")
-        self.weight = head.weight
+        self.weight: nn.Parameter = head.weight
 
     def forward(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """See `chunked_logprobs`."""

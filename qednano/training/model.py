@@ -81,7 +81,10 @@ class Policy(nn.Module):
         hidden = self.causal_lm.model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **extra
         ).last_hidden_state[0]
-        return self.causal_lm.lm_head(hidden.index_select(0, batch.predictors), batch.targets, temperature)
+        found: tuple[Tensor, Tensor] = self.causal_lm.lm_head(
+            hidden.index_select(0, batch.predictors), batch.targets, temperature
+        )
+        return found
 
 
 def load_policy(

@@ -41,7 +41,8 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices only: norms and biases (one-dimensional) go without. Empty groups are left out."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for _, parameter in parameters:
         if parameter.requires_grad:
             # ZeRO-3 has emptied the parameter already; its true shape is in ds_shape.

@@ -196,6 +196,6 @@ def _quiet_libraries() -> None:
     """Their progress bars and per-file notes would bury ours: an RL run writes a model folder every step."""
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     for name in ("DeepSpeed", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.WARNING)
