@@ -21,6 +21,7 @@ from qednano.errors import QedError
 SERVED_NAME = "policy"
 _ENDING_SECONDS = 5.0
 _ERROR = re.compile(r"\b[A-Za-z.]*(Error|Exception): .+")
+_NO_CAUSE = re.compile(r" (INFO|WARNING) |EngineDeadError")  # advice, or the consequence of another error
 _NOISE = ("nanobind: ", " - leaked ", " - ... skipped", "See https://nanobind")  # bindings at interpreter exit
 
 
@@ -149,7 +150,8 @@ class VllmProcess:
             return
         sys.stderr.write(line + "\n")
         self._last_line = line
-        if (found := _ERROR.search(line)) and "EngineDeadError" not in line:
+        found = _ERROR.search(line)
+        if found and not _NO_CAUSE.search(line):
             self._last_error = found.group()
 
     async def ended(self) -> None:
@@ -164,7 +166,7 @@ class VllmProcess:
 
     def last_words(self) -> str:
         """The last error it named, else its last line."""
-        return (self._last_error or self._last_line or "it said nothing")[:400]
+        return (self._last_error or f"no error was named; its last line is {self._last_line!r}")[:400]
 
     async def wait_ready(self, session: aiohttp.ClientSession) -> None:
         """Waits until it answers and has made one token; raises EngineFailed when it can't."""

@@ -129,12 +129,14 @@ def room(in_flight: int, queued: int, held: int, servers: int, config: ActorConf
     """How many groups may be started now.
 
     A group started now is learned from after all those ahead of it; each `problems_per_step` of them is one more
-    optimizer step between the weights it is drawn with and those that learn from it. Nor is more started than the
-    servers can decode at once: it would wait there and age.
+    optimizer step between the weights it is drawn with and those that learn from it. So no more are ahead than
+    `max_staleness` allows, nor than keep the trainer busy: the step under way and the next one. Nor is more started
+    than the servers can decode at once: it would wait there and age.
     """
-    fresh = config.problems_per_step * (config.max_staleness + 1) - (in_flight + queued + held)
+    step = config.problems_per_step
+    ahead = min(step * (config.max_staleness + 1), max(2 * step, config.concurrent_groups))
     at_once = min(config.concurrent_groups, max(1, servers * config.server_sequences // config.group_size))
-    return max(0, min(fresh, at_once - in_flight))
+    return max(0, min(ahead - (in_flight + queued + held), at_once - in_flight))
 
 
 class Actor:

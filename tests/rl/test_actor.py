@@ -261,6 +261,12 @@ def test_room_keeps_groups_fresh(in_flight, queued, held, servers, expected):
     assert room(in_flight, queued, held, servers, CONFIG) == expected
 
 
+def test_samples_are_no_staler_than_it_takes_to_keep_the_trainer_busy():
+    lenient = replace(CONFIG, max_staleness=10)
+    assert room(0, 4, 4, 1, lenient) == 0, "the step under way and the next one are there"
+    assert room(0, 4, 4, 1, replace(lenient, concurrent_groups=20)) == 12, "unless more is asked for"
+
+
 def test_room_is_what_servers_decode_at_once():
     small = replace(CONFIG, server_sequences=6, concurrent_groups=100, problems_per_step=50)
     assert room(0, 0, 0, 1, small) == 2
