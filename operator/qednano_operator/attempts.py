@@ -17,6 +17,7 @@ from qednano_operator.observe import Observed, Pod, parse_time
 from qednano_operator.subject import Subject
 
 _KEPT = 10  # attempts remembered in the status
+_ATTEMPT_TEXT = 400  # characters kept of why an attempt ended: ten of them share the status with all else
 _QUICK = 60  # seconds; an uncounted restart that follows an end sooner than this waits too
 
 
@@ -113,7 +114,7 @@ def _record(subject: Subject, item: Failure) -> list[Attempt]:
     attempt = Attempt(
         number=role_attempt(subject.status, item.role),
         reason=clip(item.verdict.reason, 253),
-        message=clip(item.message),
+        message=clip(item.message, _ATTEMPT_TEXT),
         role=item.role,
         exit_code=item.exit_code,
         counted=item.verdict.counted,

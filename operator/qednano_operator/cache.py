@@ -30,12 +30,13 @@ _META = (
 _FOREIGN_SECONDS = 25.0
 
 
-def _compact_pod(status: Mapping[str, Any]) -> Object:
+def _compact_pod(status: Mapping[str, Any], container: str) -> Object:
+    """``container``: the one that counts; others may have been injected by an admission webhook."""
     kept = {key: status[key] for key in ("phase", "podIP", "reason", "message", "conditions") if key in status}
     containers = status.get("containerStatuses") or []
     kept["containerStatuses"] = [
         {key: item[key] for key in ("state", "lastState", "restartCount", "ready") if key in item}
-        for item in containers[:1]
+        for item in sorted(containers, key=lambda item: item.get("name") != container)[:1]
     ]
     return kept
 
@@ -54,7 +55,7 @@ def compact(kind: str, raw: Mapping[str, Any]) -> Object:
     status = raw.get("status") or {}
     if kind == "Pod":
         found["spec"] = {"nodeName": (raw.get("spec") or {}).get("nodeName") or ""}
-        found["status"] = _compact_pod(status)
+        found["status"] = _compact_pod(status, (meta.get("labels") or {}).get(LABEL + "role", ""))
     elif kind in ("Job", "StatefulSet"):
         found["status"] = {key: status[key] for key in ("conditions", "readyReplicas") if status.get(key)}
     elif kind == "ConfigMap":

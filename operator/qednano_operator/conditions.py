@@ -7,7 +7,7 @@ from datetime import datetime
 from qednano.api import ConditionType, Phase, RunStatus
 from qednano.api.status import Condition
 
-_TEXT, _REASON = 1024, 128
+_TEXT, _CONDITION_TEXT, _REASON = 1024, 512, 128
 
 
 def clip(text: str, limit: int = _TEXT) -> str:
@@ -49,7 +49,7 @@ def put(
             "type": kind,
             "status": text,
             "reason": clip(reason, _REASON),
-            "message": clip(message),
+            "message": clip(message, _CONDITION_TEXT),
             "observedGeneration": generation,
             "lastTransitionTime": since,
         }

@@ -15,15 +15,16 @@ from qednano_operator.attempts import began_again
 from qednano_operator.cache import Cache, Key, compact
 from qednano_operator.conditions import clip
 from qednano_operator.decision import Decision, Defaults, Event, Object
-from qednano_operator.kube import Kube, KubeError, NotFound
+from qednano_operator.kube import ApiError, Kube, KubeError, NotFound
 from qednano_operator.observe import parse_time
-from qednano_operator.reconcile import reconcile
+from qednano_operator.reconcile import reconcile, refused
 from qednano_operator.status import difference, is_urgent, stored
 from qednano_operator.subject import read_status
 
 log = logging.getLogger(__name__)
 
 _STATUS_INTERVAL = 5.0  # seconds between writes of progress alone
+_REFUSALS = (400, 403, 422)  # the API server answered, and will answer so again: quota, admission, validation
 _GUARDED = ("ConfigMap", "Service")  # names that people use too: looked up before the first apply
 
 
@@ -67,9 +68,16 @@ class Engine:
         for target in decision.delete:
             await self._kube.delete(target.kind, namespace, target.name, target.uid)
         for obj in decision.apply:
-            if not await self._apply(obj, run["metadata"]["uid"]):
-                self._add_after(key, 1.0)
-                return
+            try:
+                if not await self._apply(obj, run["metadata"]["uid"]):
+                    self._add_after(key, 1.0)
+                    return
+            except ApiError as error:
+                if error.status not in _REFUSALS:
+                    raise
+                what = f"{obj['kind']} {obj['metadata']['name']}"
+                decision = refused(run, decision, what, error.reason, datetime.now(UTC))
+                break
         await self._write_status(key, run, decision)
         if decision.wake_after is not None:
             self._add_after(key, decision.wake_after)

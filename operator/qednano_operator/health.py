@@ -136,6 +136,8 @@ def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> Run
         reason = "Restarting" if restarted else "Starting"
         status = put(status, ConditionType.RUNNING, False, reason, trouble, generation, now)
     if is_true(status, ConditionType.RUNNING):
+        if status.progress is not None:
+            status = put(status, ConditionType.PROGRESSING, True, "Reporting", "", generation, now)
         return status.model_copy(
             update={"message": clip(trouble or (status.progress.message if status.progress else ""))}
         )

@@ -35,9 +35,10 @@ class KubeError(Exception):
 class ApiError(KubeError):
     """The API server refused, failed, or could not be reached."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason or message  # the server's own words
 
 
 class NotFound(KubeError):
@@ -208,7 +209,7 @@ def _error(method: str, path: str, status: int, data: bytes, retry_after: str | 
     if status == 429 or (status == 503 and retry_after):
         wait = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
         return Throttled(text, min(wait, 60.0))
-    return ApiError(text, status)
+    return ApiError(text, status, message)
 
 
 @contextlib.asynccontextmanager

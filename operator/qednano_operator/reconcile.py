@@ -48,7 +48,19 @@ def reconcile(run: Object, world: World, now: datetime, defaults: Defaults) -> D
         found = _begin(subject, world, observed, defaults)
     else:
         found = _advance(subject, world, observed, defaults)
+    if not is_true(found.status, ConditionType.RUNNING) and is_true(found.status, ConditionType.PROGRESSING):
+        still = put(found.status, ConditionType.PROGRESSING, False, "NotRunning", "", subject.generation, now)
+        found = replace(found, status=still)
     return _decide(run["kind"], status, found)
+
+
+def refused(run: Object, decision: Decision, what: str, message: str, now: datetime) -> Decision:
+    """The decision when the API server refuses one of its objects: the run says which one and why."""
+    before = read_status(run)
+    text = clip(f"{what} is refused: {message}")
+    generation = int(run["metadata"].get("generation") or 0)
+    status = put(decision.status, ConditionType.RUNNING, False, "ObjectRefused", text, generation, now)
+    return _decide(run["kind"], before, Decision(status.model_copy(update={"message": text}), wake_after=30))
 
 
 def _decide(kind: str, before: RunStatus, found: Decision) -> Decision:

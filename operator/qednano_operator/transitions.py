@@ -59,7 +59,14 @@ def _scheduling(before: RunStatus, after: RunStatus) -> Iterator[Event]:
         yield Event("Unschedulable", new.message, warning=True)
 
 
+def _refused(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    old, new = find(before, ConditionType.RUNNING), find(after, ConditionType.RUNNING)
+    reasons = ("ObjectRefused", "NameTaken")
+    if new is not None and new.reason in reasons and (old is None or old.message != new.message):
+        yield Event(new.reason, new.message, warning=True)
+
+
 def events(kind: str, before: RunStatus, after: RunStatus) -> list[Event]:
     """Events for the change from one status to the next, in the order in which things happened."""
-    rows = (_accepted, _waiting, _attempts, _scheduling, _phases)
+    rows = (_accepted, _waiting, _attempts, _refused, _scheduling, _phases)
     return [event for row in rows for event in row(before, after)]

@@ -147,6 +147,18 @@ def test_nothing_is_written_on_other_peoples_objects(cluster: Cluster) -> None:
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
+def test_what_the_api_server_refuses_is_told_on_the_run(cluster: Cluster) -> None:
+    name = unique("sft")
+    cluster.create("SFTRun", name, scheduling={"nodeSelector": {"gpu": "no such value!"}})
+    expected = f"Job {name}-trainer-a1-0 is refused: "
+    message = eventually(
+        lambda: text if (text := cluster.status("SFTRun", name).get("message", "")).startswith(expected) else None,
+        what="the run says what was refused",
+    )
+    assert "no such value!" in message
+    assert ("ObjectRefused", message) in cluster.events(name)
+
+
 def test_two_kinds_with_one_name_do_not_fight(cluster: Cluster) -> None:
     name = unique("both")
     cluster.create("SFTRun", name)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qednano_operator import lease as lease_module
 from qednano_operator.cache import Cache, compact
@@ -184,6 +184,7 @@ async def test_a_leader_that_was_overtaken_stops_acting(quick: None) -> None:
 # progress
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         ProgressReport,
@@ -272,6 +273,7 @@ def _merge(target: Any, patch: Any) -> Any:
     return result
 
 
+@settings(deadline=None)
 @given(_OBJECTS, _OBJECTS)
 def test_a_patch_leads_from_the_old_status_to_the_new(old: dict[str, Any], new: dict[str, Any]) -> None:
     patch = difference(old, new)

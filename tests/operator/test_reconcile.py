@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qednano_operator.cache import compact
 from qednano_operator.decision import Defaults, World
+from qednano_operator.progress import bounded
 from qednano_operator.reconcile import reconcile
 from qednano_operator.status import stored
 
@@ -279,3 +281,28 @@ def test_the_headline_of_an_rl_run_is_the_actors_reward() -> None:
         {"name": "loss", "value": "1"},
         {"name": "reward", "value": "0.123456"},
     ]
+
+
+def test_a_status_stays_small_however_much_pods_talk() -> None:
+    simulation = _running("RLRun", restart={"maxRestarts": 50, "backoffSeconds": 0, "maxBackoffSeconds": 0})
+    for _ in range(12):
+        pod = _pod(simulation, "actor")
+        simulation.end(pod, 70)
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "\u00fc" * 4096
+        simulation.settle(code=None)
+    metrics = {f"metric_{number}_{'x' * 50}": 1 / 3 for number in range(64)}
+    reports = {role: bounded(ProgressReport(metrics=metrics, message="y" * 9999), 1.0) for role in ("trainer", "actor")}
+    children = tuple(compact(obj["kind"], obj) for obj in simulation.objects.values())
+    status = reconcile(simulation.run, World(children, reports=reports), simulation.now, Defaults()).status
+    assert len(status.attempts) == 10
+    assert len(json.dumps(stored(status), ensure_ascii=False).encode()) < 16384
+
+
+def test_a_sidecar_that_was_injected_does_not_speak_for_the_job() -> None:
+    simulation = _running("SFTRun")
+    pod = _pod(simulation, "trainer")
+    simulation.end(pod, 78)
+    (mine,) = pod["status"]["containerStatuses"]
+    sidecar = {"name": "proxy", "state": {"terminated": {"exitCode": 0}}}
+    pod["status"]["containerStatuses"] = [sidecar, {**mine, "name": "trainer"}]
+    assert simulation.decide().status.attempts[-1].exit_code == 78
