@@ -54,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
     load = commands.add_parser("images", help="build the project's images and load them into the cluster")
     load.add_argument("names", nargs="*", help=f"some of {', '.join(images.NAMES)}; all by default")
     load.add_argument("--build-only", action="store_true", help="build with buildah, load nothing")
+    kubectl = commands.add_parser("kubectl", help="run kubectl as the administrator, also where none is installed")
+    kubectl.add_argument("words", nargs=argparse.REMAINDER, metavar="...")
     commands.add_parser("volume", help="make the shared volume's claim in a namespace").add_argument("namespace")
     return top
 
@@ -85,6 +87,11 @@ def act(arguments: argparse.Namespace) -> int:
         return status(cluster)
     if arguments.command == "kubeconfig":
         print(cluster.kubeconfig)
+    elif arguments.command == "kubectl":
+        program = binaries.from_cache(cache()).kubectl
+        if not program.exists():
+            raise ClusterError("kubectl is neither on PATH nor built: run python -m tools.cluster build")
+        os.execv(program, [str(program), "--kubeconfig", str(cluster.kubeconfig), *arguments.words])
     elif arguments.command == "up":
         cluster.up()
         if arguments.images:
