@@ -152,11 +152,14 @@ def _read_parquet(uri: str) -> Iterator[Record]:
 
 
 def hub_commit(source: HubSource) -> str:
-    """The commit that the revision stands for now; the revision itself for a folder on this machine."""
+    """The commit that the revision stands for now; the revision itself for a folder on this machine.
+
+    Raises ConfigError when the Hub has no such dataset or revision, Unavailable when it doesn't answer.
+    """
     if Path(source.id).is_dir():
         return source.revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return str(HfApi().dataset_info(source.id, revision=source.revision).sha)
@@ -164,23 +167,31 @@ def hub_commit(source: HubSource) -> str:
         raise ConfigError(
             f"spec.source.hub: the Hub has no dataset {source.id} at {source.revision}, or HF_TOKEN may not read it"
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise Unavailable(f"the Hugging Face Hub does not answer for {source.id}: {error}") from None
+    except Exception as error:  # which HTTP library the Hub's client raises from differs between its versions
+        raise _silent(source, error) from error
 
 
 def hub_records(source: HubSource, commit: str) -> Iterator[Record]:
-    """Every record of a Hub dataset's split at a commit, streamed. Raises ConfigError, or Unavailable (network)."""
+    """Every record of a Hub dataset's split at a commit, streamed.
+
+    Raises ConfigError for a split that isn't there, Unavailable when the Hub doesn't answer.
+    """
     from datasets import load_dataset
 
     try:
         rows = load_dataset(source.id, revision=commit, split=source.split, streaming=True)
+        for number, values in enumerate(rows, start=1):
+            yield Record(f"{PurePosixPath(source.id).name}[{source.split}] row {number}", values)
     except ValueError as error:  # `datasets` says so for an unknown split or configuration
         raise ConfigError(f"spec.source.hub: {source.id} has no split {source.split!r} ({error})") from None
-    except OSError as error:
-        raise Unavailable(f"the Hugging Face Hub does not answer for {source.id}: {error}") from None
-    name = PurePosixPath(source.id).name
-    for number, values in enumerate(rows, start=1):
-        yield Record(f"{name}[{source.split}] row {number}", values)
+    except Exception as error:
+        raise _silent(source, error) from error
+
+
+def _silent(source: HubSource, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the Hugging Face Hub does not answer for {source.id} ({type(error).__name__}: {error}); is it reachable?"
+    )
 
 
 def row_of(record: Record, columns: Columns) -> ProblemRow:

@@ -9,7 +9,7 @@ import pytest
 
 from qednano.api.proofdataset import Columns, HubSource
 from qednano.data.sources import Record, file_records, hub_commit, hub_records, row_of
-from qednano.errors import ConfigError, DataError
+from qednano.errors import ConfigError, DataError, Unavailable
 
 ROWS = [{"problem": "Prove that 1 = 1.", "solution": "Trivial."}, {"problem": "Prove 2 | 4.", "solution": "4 = 2·2."}]
 
@@ -117,3 +117,9 @@ def test_a_split_that_the_dataset_lacks_is_named(tmp_path):
     source = HubSource(id=str(tmp_path), split="exam")
     with pytest.raises(ConfigError, match="has no split 'exam'"):
         list(hub_records(source, "main"))
+
+
+def test_a_hub_that_does_not_answer_is_an_unavailable_dependency(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="does not answer for someone/proofs"):
+        hub_commit(HubSource(id="someone/proofs"))
