@@ -103,11 +103,11 @@ def headline(scores: Scores) -> str:
     first = scores.models[0]
     text = f"{first.name} scores {_percent(first.score.mean)} ({_interval(first.score)})"
     gains = [
-        f"{_points(comparison.difference.mean)} over {name} ({_points(comparison.difference.low)} to "
+        f"{_points(comparison.difference.mean)} points over {name} ({_points(comparison.difference.low)} to "
         f"{_points(comparison.difference.high)})"
         for name, comparison in scores.comparisons.items()
     ]
-    return f"{text} on {scores.problems} problems" + (f": {' and '.join(gains)} points." if gains else ".")
+    return f"{text} on {scores.problems} problems" + (f": {' and '.join(gains)}." if gains else ".")
 
 
 def pass_chart(scores: Scores) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 1800.0
 _WATCH_SECONDS = 0.1
+_REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Evaluation:
         self.pool = Pool(run_dir, "server")
         self.rollouts = Rollouts(self.pool, waiting=self._waiting)
         self.path = run_dir / "samples" / "evaluation.jsonl"
+        self._next_report = 0.0
         known = {SampleRow(**row).key: SampleRow(**row) for row in read_rows(self.path)}
         self.rows = {key: row for key, row in known.items() if row.score is not None}
 
@@ -71,10 +74,11 @@ class Evaluation:
         async with self.rollouts, aiohttp.ClientSession() as session:
             with RowWriter(self.path) as writer:
                 for contender in self.config.contenders:
-                    self._report(contender)
+                    self._report(contender, always=True)
                     missing = list(self._missing(contender))
                     if missing:
                         await self._evaluate(contender, missing, writer, session, stopping)
+                    self._report(contender, always=True)
 
     def _missing(self, contender: Contender) -> Iterator[tuple[ProblemRow, list[int]]]:
         for problem in self.config.problems:
@@ -153,7 +157,11 @@ class Evaluation:
 
     # -- progress ---------------------------------------------------------------------------------------------------
 
-    def _report(self, contender: Contender) -> None:
+    def _report(self, contender: Contender, always: bool = False) -> None:
+        now = time.monotonic()
+        if now < self._next_report and not always:
+            return
+        self._next_report = now + _REPORT_SECONDS
         by_model = defaultdict(list)
         for row in self.rows.values():
             by_model[row.model].append(row)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from qednano.evals.statistics import Comparison, Estimate, compare, estimate, pass_at_k
@@ -75,7 +75,12 @@ class Scores:
         }
 
 
-def problem_means(rows: Sequence[SampleRow]) -> dict[str, float]:
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean; statistics.mean is exact and fifty times slower."""
+    return sum(values) / len(values)
+
+
+def problem_means(rows: Iterable[SampleRow]) -> dict[str, float]:
     """Mean share (0 to 1) by problem, over graded samples; problems without any are left out."""
     shares: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -115,7 +120,7 @@ def model_scores(name: str, rows: Sequence[SampleRow], difficulty: Mapping[str, 
         by_difficulty={level: mean(values) for level, values in sorted(levels.items())},
         samples=len(rows),
         ungraded=sum(row.score is None for row in rows),
-        truncated_share=mean(row.finish_reason == "length" for row in rows),
+        truncated_share=mean([row.finish_reason == "length" for row in rows]),
         tokens_mean=mean(tokens),
         tokens_median=median(tokens),
         tokens_total=sum(tokens),

@@ -64,9 +64,10 @@ def post(url: str, body: object) -> tuple[int, dict]:
         return error.code, json.loads(text) if text.startswith("{") else {"text": text}
 
 
-@contextlib.contextmanager
-def serve(run_dir: Path, kind: str, spec: dict, inputs: dict[str, str], role: str) -> Iterator[RunningServer]:
-    """Start `python -m qednano_jobs.serve` and yield it; not ready yet."""
+def start(
+    run_dir: Path, module: str, kind: str, spec: dict, inputs: dict[str, str], role: str, port: int = 0
+) -> tuple[subprocess.Popen, Path, Path]:
+    """Start `python -m qednano_jobs.<module>` as the operator would; the process, its last words, its log."""
     run_dir.mkdir(parents=True, exist_ok=True)
     config = {
         "apiVersion": "qednano.dev/v1alpha1",
@@ -75,9 +76,8 @@ def serve(run_dir: Path, kind: str, spec: dict, inputs: dict[str, str], role: st
         "spec": spec,
         "inputs": {name: {"name": name, "uri": uri} for name, uri in inputs.items()},
     }
-    path, words, log = run_dir / "config.json", run_dir / "words.json", run_dir / "serve.log"
+    path, words, log = (run_dir / f"{module}.{end}" for end in ("config.json", "words.json", "log"))
     path.write_text(json.dumps(config))
-    port = free_port()
     env = os.environ | {
         "QED_CONFIG": str(path),
         "QED_RUN_DIR": str(run_dir),
@@ -87,9 +87,20 @@ def serve(run_dir: Path, kind: str, spec: dict, inputs: dict[str, str], role: st
         "QED_PORT": str(port),
         "QED_TERMINATION_PATH": str(words),
         "QED_SCRATCH": str(run_dir / "scratch"),
+        "OMP_NUM_THREADS": "1",
     }
-    with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "qednano_jobs.serve"], env=env, stdout=output, stderr=output)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"qednano_jobs.{module}"], env=env, stdout=output, stderr=output
+        )
+    return process, words, log
+
+
+@contextlib.contextmanager
+def serve(run_dir: Path, kind: str, spec: dict, inputs: dict[str, str], role: str) -> Iterator[RunningServer]:
+    """Start the server role and yield it; not ready yet."""
+    port = free_port()
+    process, words, log = start(run_dir, "serve", kind, spec, inputs, role, port)
     server = RunningServer(process, f"http://127.0.0.1:{port}", run_dir, words, log)
     try:
         yield server

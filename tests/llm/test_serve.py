@@ -8,15 +8,18 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from qednano.artifacts import verify
 from qednano.llm.client import LlmClient, RequestRefused, SamplingParams
 from qednano.rl import weights
 from qednano.rl.pool import Pool
-from tests.llm.server import RunningServer, post, serve
+from qednano.rl.stream import FileStream
+from tests.llm.server import RunningServer, post, serve, start
 
 pytestmark = pytest.mark.vllm
 
@@ -24,7 +27,7 @@ SPEC = {
     "model": {"uri": "unused"},
     "dataset": {"uri": "unused"},
     "grader": {"checker": {"name": "tiny-divisibility"}},
-    "algorithm": {"maxSteps": 1},
+    "algorithm": {"maxSteps": 9, "groupSize": 4, "problemsPerStep": 4, "dropZeroVariance": False},
     "sampling": {"maxTokens": 100},
     "rollout": {"maxModelLength": 256, "maxConcurrent": 128, "threads": 1},
 }
@@ -159,6 +162,46 @@ def test_the_server_is_found_in_the_pool_with_its_version(server):
     server.wait(lambda: pool.servers()[0].heartbeat > first or None, 10, "next heartbeat")
 
 
+def write_dataset(path: Path, count: int) -> None:
+    from qednano.tiny.problems import generate
+
+    rows = ({"id": problem.id, "problem": problem.text} for problem in generate(seed=1, count=count))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_actor_fills_the_stream_from_this_server_and_survives_a_kill(server, models):
+    dataset, stop = server.run_dir / "problems.jsonl", threading.Event()
+    write_dataset(dataset, 30)
+    stream, position, groups = FileStream(server.run_dir), None, []
+    inputs = {"dataset": str(dataset)}
+    actor, words, log = start(server.run_dir, "rl_actor", "RLRun", SPEC, inputs, "actor")
+    for version, name in ((4, "one"), (5, "two"), (9, "base")):  # the last one is maxSteps: the actor ends
+        for _ in range(4):
+            taken = stream.consume(position, stop, 120)
+            assert taken, log.read_text()[-2000:]
+            position = taken[0]
+            groups.append(taken[1])
+        if version == 5:
+            actor.kill()
+            actor.wait()
+            actor, words, log = start(server.run_dir, "rl_actor", "RLRun", SPEC, inputs, "actor")
+        publish_weights(server, version, models[name])
+    assert actor.wait(60) == 0, log.read_text()[-2000:]
+    assert json.loads(words.read_text())["outcome"] == "Succeeded"
+    assert len({group.id for group in groups}) == len(groups) == 12
+    by_version = {3: "base", 4: "one", 5: "two"}
+    for group in groups:
+        assert len(group.samples) == 4 and group.problem_id.startswith("td-")
+        sample = group.samples[0]
+        if sample.version_start == sample.version_end:
+            model = models[by_version[sample.version_start]]
+            expected = reference_logprobs(model, sample.prompt_ids, sample.completion_ids, 1.0, 1.0)
+            assert sample.logprobs == pytest.approx(expected, abs=2e-4)
+    assert {sample.version_end for group in groups for sample in group.samples} >= {3, 4}
+    rows = [json.loads(line) for line in next((server.run_dir / "samples").glob("*.jsonl")).read_text().splitlines()]
+    assert {row["outcome"] for row in rows} <= {"published", "stale"}
+
+
 def test_when_vllm_dies_the_server_ends_and_says_why(server):
     """Last test of this server."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
@@ -185,12 +228,17 @@ def _runs(pid: int) -> bool:
 def test_an_evaluation_server_loads_other_models_and_ends_when_asked(models, tmp_path):
     spec = {
         "model": {"uri": "unused"},
+        "modelName": "new",
+        "baselines": [{"name": "old", "model": {"uri": "unused"}}],
         "benchmark": {"uri": "unused"},
+        "samplesPerProblem": 2,
         "grader": {"checker": {"name": "tiny-divisibility"}},
         "sampling": {"maxTokens": 100},
         "server": {"maxModelLength": 256},
     }
-    with serve(tmp_path, "EvalRun", spec, {"model": str(models["base"])}, "server") as running:
+    write_dataset(tmp_path / "problems.jsonl", 5)
+    inputs = {"model": str(models["base"])}
+    with serve(tmp_path, "EvalRun", spec, inputs, "server") as running:
         running.wait(running.health, what="ready server")
         assert post(running.url + "/qednano/load", {"uri": str(models["two"])})[0] == 200
         assert running.health()["model"] == str(models["two"])
@@ -201,5 +249,16 @@ def test_an_evaluation_server_loads_other_models_and_ends_when_asked(models, tmp
         assert status == 409 and "hidden_size" in answer["error"]
         status, answer = post(running.url + "/qednano/load", {"uri": "/nowhere"})
         assert status == 409 and "/nowhere" in answer["error"]
+
+        inputs |= {"baselines/0": str(models["one"]), "benchmark": str(tmp_path / "problems.jsonl")}
+        job, words, log = start(tmp_path, "evaluate", "EvalRun", spec, inputs, "evaluate")
+        assert job.wait(120) == 0, log.read_text()[-2000:]
+        metrics = json.loads(words.read_text())["metrics"]
+        assert set(metrics) >= {"score", "score:old"}
+        verify(tmp_path / "artifact")
+        scores = json.loads((tmp_path / "artifact/scores.json").read_text())
+        assert [(model["name"], model["samples"]) for model in scores["models"]] == [("new", 10), ("old", 10)]
+        assert "<h1>test</h1>" in (tmp_path / "artifact/report.html").read_text()
+
         assert running.stop() == 75
         assert not list((tmp_path / "pool").glob("*.json"))
