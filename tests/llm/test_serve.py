@@ -197,7 +197,8 @@ def test_the_actor_fills_the_stream_from_this_server_and_survives_a_kill(server,
             model = models[by_version[sample.version_start]]
             expected = reference_logprobs(model, sample.prompt_ids, sample.completion_ids, 1.0, 1.0)
             assert sample.logprobs == pytest.approx(expected, abs=2e-4)
-    assert {sample.version_end for group in groups for sample in group.samples} >= {3, 4}
+    versions = {sample.version_end for group in groups for sample in group.samples}
+    assert min(versions) == 3 and max(versions) > 3, "later groups come from later weights"
     rows = [json.loads(line) for line in next((server.run_dir / "samples").glob("*.jsonl")).read_text().splitlines()]
     assert {row["outcome"] for row in rows} <= {"published", "stale"}
 
