@@ -35,7 +35,7 @@ class Bounds:
 def bounds(difficulty: int) -> Bounds:
     """What difficulty 1..10 allows; each level contains the one below it."""
     if difficulty == 1:
-        return Bounds(modulus=5, coefficient=5, constant=20, leading=1)
+        return Bounds(modulus=6, coefficient=5, constant=9, leading=1)
     if difficulty == 2:
         return Bounds(modulus=7, coefficient=8, constant=30, leading=1)
     over = difficulty - 2
@@ -152,8 +152,9 @@ def generate(
 ) -> Iterator[Problem]:
     """`count` distinct problems of one fold, the same ones for the same arguments, in constant memory.
 
-    A family named twice in `families` is drawn twice as often. Each (family, difficulty) is a finite space, walked in
-    the order of a keyed permutation: that is why nothing repeats and nothing need be remembered.
+    A family named twice in `families` is drawn twice as often; one that is used up leaves its share to the others. Each
+    (family, difficulty) is a finite space, walked in the order of a keyed permutation: that is why nothing repeats and
+    nothing need be remembered.
     Raises DataError for an unknown family or fold, and when the spaces hold fewer than `count` problems.
     """
     _check_arguments(fold, families, min_difficulty, max_difficulty)

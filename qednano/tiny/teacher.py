@@ -16,10 +16,10 @@ _LEFT_OUT = {
 }
 FLAWS = {
     "no first substitution": 2,
-    "no second substitution": 3,
-    "no sum": 2,
-    "no factoring": 3,
-    "wrong digit": 2,
+    "no second substitution": 4,
+    "no sum": 1,
+    "no factoring": 4,
+    "wrong digit": 1,
 }
 
 
