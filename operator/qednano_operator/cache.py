@@ -101,6 +101,16 @@ class Cache:
         """Its labelled objects."""
         return self._children.get(key, {}).values()
 
+    def is_news(self, obj: Object) -> bool:
+        """Whether this version of the object is not known yet, not even from the answer to our own write."""
+        key = owner_key(obj)
+        if key is None:
+            return False
+        meta = obj["metadata"]
+        own = obj["kind"] in KINDS
+        old = self._runs.get(key) if own else self._children.get(key, {}).get((obj["kind"], meta["name"]))
+        return old is None or old["metadata"]["uid"] != meta["uid"] or _version(old) < _version(obj)
+
     def has(self, kind: str, namespace: str, name: str) -> bool:
         """Whether a labelled child of that name is known."""
         return (kind, name) in self._owners.get(namespace, {})

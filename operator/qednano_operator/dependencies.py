@@ -14,11 +14,15 @@ from qednano_operator.decision import Object
 
 @dataclass(frozen=True)
 class Resolution:
-    """``inputs`` when everything is ready; else why not, and whether that is for good."""
+    """``inputs`` when everything is ready; else why not, and whether that is for good.
+
+    ``detail`` is what may be added to the message for people and moves with time.
+    """
 
     inputs: tuple[ResolvedInputStatus, ...] = ()
     reason: str = ""
     message: str = ""
+    detail: str = ""
     failed: bool = False
 
     @property
@@ -36,9 +40,10 @@ def _path(reference: Reference) -> str:
 
 def _progress(status: Mapping[str, Any]) -> str:
     progress = status.get("progress") or {}
-    if progress.get("total") and progress.get("step") is not None:
-        return f" ({progress['step']} of {progress['total']} {progress.get('unit') or 'step'}s)"
-    return ""
+    if not progress.get("total"):
+        return ""
+    tenths = 10 * int(progress.get("step") or 0) // int(progress["total"])  # finer would be a write for each step
+    return f" ({tenths * 10} % done)"
 
 
 def _never(reference: Reference, source: Object) -> str:
@@ -81,7 +86,9 @@ def _resolve(reference: Reference, source: Object | None, namespace: str) -> Res
     artifact = status.get("artifact") or {}
     if phase != "Succeeded" or not artifact.get("uri"):
         return Resolution(
-            reason="NotReady", message=f"{_path(reference)} waits for {what}, which is {phase}{_progress(status)}"
+            reason="NotReady",
+            message=f"{_path(reference)} waits for {what}, which is {phase}",
+            detail=_progress(status),
         )
     return ResolvedInputStatus(
         field=reference.field,

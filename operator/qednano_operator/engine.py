@@ -15,7 +15,7 @@ from qednano_operator.attempts import began_again
 from qednano_operator.cache import Cache, Key, compact
 from qednano_operator.conditions import clip
 from qednano_operator.decision import Decision, Defaults, Event, Object
-from qednano_operator.kube import ApiError, Kube, KubeError, NotFound
+from qednano_operator.kube import ApiError, Conflict, Kube, KubeError
 from qednano_operator.observe import parse_time
 from qednano_operator.reconcile import reconcile, refused
 from qednano_operator.status import difference, is_urgent, stored
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 _STATUS_INTERVAL = 5.0  # seconds between writes of progress alone
 _REFUSALS = (400, 403, 422)  # the API server answered, and will answer so again: quota, admission, validation
-_GUARDED = ("ConfigMap", "Service")  # names that people use too: looked up before the first apply
+# Names that people use too: made by a create, which never touches what is there, as an apply would.
+_GUARDED = ("ConfigMap", "Service")
 
 
 class Engine:
@@ -87,15 +88,15 @@ class Engine:
         kind, meta = obj["kind"], obj["metadata"]
         if kind in _GUARDED and not self._cache.has(kind, meta["namespace"], meta["name"]):
             try:
-                found = await self._kube.get(kind, meta["namespace"], meta["name"])
-            except NotFound:
-                pass
-            else:
-                owners = found["metadata"].get("ownerReferences") or []
+                applied = await self._kube.create(obj)
+            except Conflict:
+                applied = await self._kube.get(kind, meta["namespace"], meta["name"])
+                owners = applied["metadata"].get("ownerReferences") or []
                 if not any(owner.get("uid") == run_uid for owner in owners):
                     self._cache.note_foreign(kind, meta["namespace"], meta["name"])
                     return False
-        applied = await self._kube.apply(obj)
+        else:
+            applied = await self._kube.apply(obj)
         self._cache.put({**compact(kind, applied), "seen": time.monotonic()})
         return True
 

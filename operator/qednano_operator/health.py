@@ -11,7 +11,7 @@ from qednano.api.status import Headline, Progress, RoleStatus, Usage
 from qednano.plan import Lifecycle, Role
 from qednano.progress import ProgressReport
 from qednano_operator.attempts import is_done, role_attempt, role_status
-from qednano_operator.conditions import clip, is_true, put, stamp
+from qednano_operator.conditions import clip, find, is_true, put, stamp
 from qednano_operator.manifests import selector
 from qednano_operator.observe import Observed, Pod, parse_time
 from qednano_operator.subject import Subject
@@ -123,7 +123,7 @@ def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> Run
     missing = [role for role in status.roles if role.ready < role.desired]
     waiting = ", ".join(f"{role.name} {role.ready} of {role.desired}" for role in missing)
     unbound = [pod for pod in pods if not pod.scheduled]
-    if unbound:
+    if unbound or (not pods and find(status, ConditionType.SCHEDULED) is None):
         blocked = next((f"{pod.name} {pod.trouble}" for pod in unbound if pod.trouble), "")
         reason = "Unschedulable" if blocked else "PodsPending"
         status = put(status, ConditionType.SCHEDULED, False, reason, blocked, generation, now)

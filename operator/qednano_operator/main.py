@@ -146,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("kopf").setLevel(max(logging.INFO, logging.getLogger().level))
+    if settings.log_level != "DEBUG":
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each watch event otherwise
     return asyncio.run(run(settings))
 
 

@@ -133,7 +133,7 @@ def _begin(subject: Subject, world: World, observed: Observed, defaults: Default
         status = put(status, ConditionType.DEPENDENCIES_READY, False, found.reason, found.message, generation, now)
         if found.failed:
             return Decision(fail(subject.with_status(status), found.reason, found.message))
-        return Decision(status.model_copy(update={"message": clip(found.message)}))
+        return Decision(status.model_copy(update={"message": clip(found.message + found.detail)}))
     roles = plan_roles(subject.spec)
     planned = subject.with_status(status.model_copy(update={"attempt": 1, "inputs": list(found.inputs)}))
     taken = _taken(planned, _wanted(planned, roles, defaults), world)

@@ -10,8 +10,9 @@ from qednano_operator.decision import Event
 
 
 def _waiting(before: RunStatus, after: RunStatus) -> Iterator[Event]:
-    if after.phase is Phase.WAITING and (before.phase, before.message) != (after.phase, after.message):
-        yield Event("Waiting", after.message)
+    old, new = find(before, ConditionType.DEPENDENCIES_READY), find(after, ConditionType.DEPENDENCIES_READY)
+    if after.phase is Phase.WAITING and new is not None and (old is None or old.message != new.message):
+        yield Event("Waiting", new.message)
     if after.phase is Phase.PENDING and before.message != after.message:
         yield Event("InvalidSpec", after.message, warning=True)
 

@@ -27,16 +27,23 @@ def _watch(kind: str, cache: Cache, add: Callable[[Key], None], registry: kopf.O
     where: tuple[str, ...] = (group, version, resource.plural)
     labels = {} if kind in KINDS else {"labels": {SELECTOR: kopf.PRESENT}}
 
+    news: dict[str, set[Key]] = {}  # object uid to the runs it concerns, between the two steps below
+
     # An index is filled before any handler of any kind runs, so the first pass sees a complete cache.
     @kopf.index(*where, id=f"cache-{resource.plural}", registry=registry, **labels)  # type: ignore[arg-type]
     def fill(body: Any, **_: Any) -> None:
-        cache.put({**compact(kind, body), "seen": time.monotonic()})
+        obj = compact(kind, body)
+        if cache.is_news(obj):  # the echo of our own write is none
+            news[obj["metadata"]["uid"]] = cache.put({**obj, "seen": time.monotonic()})
 
     @kopf.on.event(*where, id=f"event-{resource.plural}", registry=registry, **labels)  # type: ignore[arg-type]
     def event(event: Any, **_: Any) -> None:
         metrics.WATCH_EVENTS.labels(kind).inc()
         obj = compact(kind, event["object"])
-        for key in cache.remove(obj) if event["type"] == "DELETED" else cache.put(obj):
+        concerned = news.pop(obj["metadata"]["uid"], set())
+        if event["type"] == "DELETED":
+            concerned = concerned | cache.remove(obj)
+        for key in concerned:
             add(key)
 
 

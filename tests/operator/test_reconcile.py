@@ -238,9 +238,13 @@ def test_waiting_shows_how_far_the_other_run_is() -> None:
         "status": {"phase": "Running", "progress": progress},
     }
     simulation.operator()
-    assert simulation.status["message"] == (
-        "spec.baselines[0].model.rlRun waits for RLRun base, which is Running (3 of 10 steps)"
-    )
+    expected = "spec.baselines[0].model.rlRun waits for RLRun base, which is Running"
+    assert simulation.status["message"] == f"{expected} (30 % done)"
+    progress["step"] = 71
+    progress["total"] = 100
+    simulation.operator()
+    assert simulation.status["message"] == f"{expected} (70 % done)"
+    assert simulation.events.count("Waiting") == 1, "progress of another run is no news about this one"
 
 
 def test_objects_of_an_earlier_run_of_the_name_are_waited_for() -> None:
