@@ -128,10 +128,14 @@ def validate(paths: Manifests, root: Root = _ROOT, output: Format = Output.TEXT)
 def status(root: Root = _ROOT, output: Format = Output.TEXT) -> None:
     """Show the runs of a root and where each is."""
     from qednano.local.display import aligned
-    from qednano.local.folders import folders
+    from qednano.local.folders import as_seen, folders, in_use
     from qednano.local.graph import label
 
-    found = [(label(key), folder, folder.status()) for key, folder in folders(root)]
+    running = in_use(root)
+    found = [
+        (label(key), folder, as_seen(state, running) if (state := folder.status()) else None)
+        for key, folder in folders(root)
+    ]
     if output is Output.JSON:
         _json(
             [

@@ -172,8 +172,10 @@ def write_config(
 
 
 class RootLock:
-    """One `qednano run` at a time under a root. The handle is inherited by the processes' tethers, so the
-    lock is held until the last process of a killed runner is gone."""
+    """One `qednano run` at a time under a root.
+
+    The processes' tethers inherit the handle, so the lock is held until the last process of a killed runner is gone.
+    """
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -202,6 +204,21 @@ class RootLock:
         os.close(self.handle)
 
 
+def in_use(root: Path) -> bool:
+    """Whether a runner, or what is left of one, holds the root's lock."""
+    try:
+        handle = os.open(root / ".lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -213,5 +230,13 @@ def _alive(pid: int) -> bool:
 
 
 def interrupted(status: RunStatus | None) -> bool:
-    """Whether a status says that the run was under way and stopped before its end."""
+    """Whether a status says that the run was under way and has not come to its end."""
     return status is not None and status.phase not in (None, Phase.PENDING, Phase.SUCCEEDED, Phase.FAILED)
+
+
+def as_seen(status: RunStatus, root_in_use: bool) -> RunStatus:
+    """The status, corrected when its runner died before it could say that the run has stopped."""
+    if root_in_use or status.phase is Phase.SUSPENDED or not interrupted(status):
+        return status
+    message = "its runner is gone; `qednano run` resumes it"
+    return status.model_copy(update={"phase": Phase.SUSPENDED, "message": message})

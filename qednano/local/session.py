@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -200,6 +201,7 @@ class Session:
             view.status = view.status.model_copy(update={"phase": Phase.SUCCEEDED, "artifact": artifact, "message": ""})
             self.artifacts[view.key] = folder
             folder.write_status(view.status)
+            shutil.rmtree(folder.path / "scratch", ignore_errors=True)
 
     def _supervise(self, view: RunView, supervisor: Supervisor) -> None:
         started, written, written_at = time.monotonic(), None, 0.0

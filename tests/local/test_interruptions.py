@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from qednano.local.folders import RunFolder, as_seen, in_use
 from tests.local.conftest import Workshop, alive, wait_for
 from tests.local.runs import DATASET, RL, SFT
 
@@ -77,6 +78,10 @@ def test_kill_9_of_the_runner_leaves_no_process_and_no_lock(workshop):
     grandchild = workshop.starts("rlrun", "tiny-rl", "trainer")[0]["grandchild"]
     runner.send_signal(signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in [*pids, grandchild]), "every process to be gone", 15)
+    wait_for(lambda: not in_use(workshop.root), "the lock to be free")
+    (folder,) = workshop.folders("rlrun", "tiny-rl")
+    seen = as_seen(RunFolder(folder).status(), root_in_use=False)
+    assert (seen.phase, seen.message) == ("Suspended", "its runner is gone; `qednano run` resumes it")
     code, output = workshop.run(manifest)
     assert code == 0, output
     assert len(workshop.folders("rlrun", "tiny-rl")) == 1
