@@ -82,6 +82,7 @@ def environment(options: VllmOptions, inherited: Mapping[str, str]) -> dict[str,
     env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if os.path.isdir(options.model):
         env["HF_HUB_OFFLINE"] = "1"
+    env.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # five lines a weight update otherwise
     env["OMP_NUM_THREADS"] = str(options.threads)
     if not options.gpus:
         env |= {
