@@ -113,7 +113,8 @@ class Engine:
         version = run["metadata"]["resourceVersion"]
         updated = await self._kube.patch_status(kind, namespace, name, patch, version)
         self._written[key] = time.monotonic()
-        self._cache.put({**compact(kind, updated), "seen": time.monotonic()})
+        for other in self._cache.put({**compact(kind, updated), "seen": time.monotonic()}) - {key}:
+            self._add_after(other, 0)  # those that refer to this run; the watch's echo of this write is no news
         self._count(key, before, decision.status)
         for event in decision.events:
             await self._post(key, run, event)
