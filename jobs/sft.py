@@ -37,6 +37,7 @@ def main(context: JobContext) -> Outcome:
     if done := finished(context):
         return done
     context.reporter.update(stage="loading", total=spec.trainer.max_steps, unit="step")
+    pairs = read_pairs(context.input_path("dataset"))  # before the model: a wrong dataset is found in no time
     session = open_session(
         context,
         lambda: _initial_model(context, spec.model.init, spec.seed) if spec.model.init else context.input_path("model"),
@@ -45,7 +46,7 @@ def main(context: JobContext) -> Outcome:
         checkpoint=spec.checkpoint,
         total_steps=spec.trainer.max_steps,
     )
-    examples = _examples(context, session, spec.trainer.sequence_length)
+    examples = _examples(context, session, pairs, spec.trainer.sequence_length)
     order = DataOrder([len(example.tokens) for example in examples], spec.trainer.batch_tokens, spec.seed)
     loss, seen = _train(session, examples, order, spec)
     epochs = seen / len(examples)
@@ -77,17 +78,18 @@ def _initial_model(context: JobContext, init: InitialModel, seed: int) -> Path:
     return final
 
 
-def _examples(context: JobContext, session: Session, sequence_length: int) -> list[Example]:
+def _examples(
+    context: JobContext, session: Session, pairs: list[tuple[str, str]], sequence_length: int
+) -> list[Example]:
     context.reporter.update(stage="tokenising")
-    path = context.input_path("dataset")
-    found = tokenise(read_pairs(path), load_tokenizer(session.model_folder), sequence_length)
+    found = tokenise(pairs, load_tokenizer(session.model_folder), sequence_length)
     tokens = sum(len(example.tokens) for example in found.items)
     log.info("%d proofs, %d tokens", len(found.items), tokens)
     if found.truncated or found.left_out:
         log.warning(
             "%d proofs of %s were cut to %d tokens (they end without the end-of-sequence token) and %d left out since "
             "their prompt alone is longer; raise spec.trainer.sequenceLength to keep them whole",
-            found.truncated, path, sequence_length, found.left_out,
+            found.truncated, context.input_path("dataset"), sequence_length, found.left_out,
         )  # fmt: skip
     context.reporter.update(
         metrics={"proofs": len(found.items), "truncatedProofs": found.truncated, "leftOutProofs": found.left_out}
