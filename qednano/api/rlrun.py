@@ -154,6 +154,11 @@ class RLRunSpec(RunSpec):
                 f"sampling.maxTokens is {self.sampling.max_tokens}; it must be below rollout.maxModelLength "
                 f"({self.rollout.max_model_length}), which holds the prompt too"
             )
+        if self.sampling.top_p != 1:
+            raise ValueError(
+                f"sampling.topP is {self.sampling.top_p}; RL needs 1, since the trainer scores every token of the "
+                "vocabulary and a truncated behaviour policy would bias the importance weights"
+            )
         if self.trainer.sequence_length < self.rollout.max_model_length:
             raise ValueError(
                 f"trainer.sequenceLength is {self.trainer.sequence_length}; it must be at least "
