@@ -58,7 +58,7 @@ def main(context: JobContext) -> Outcome:
     steps = session.engine.step
     return session.finish(
         f"trained {steps} steps, reward {trainer.reward:.3f} in the last, {trainer.stale_groups} groups too stale",
-        {"reward": trainer.reward, "steps": float(steps), "staleGroups": float(trainer.stale_groups)},
+        {"trainedReward": trainer.reward, "steps": float(steps), "staleGroups": float(trainer.stale_groups)},
     )
 
 

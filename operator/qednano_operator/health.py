@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime
 
 from qednano.api import ConditionType, RunStatus
-from qednano.api.status import Headline, Progress, RoleStatus, Usage
+from qednano.api.status import Progress, RoleStatus, Usage
 from qednano.plan import Lifecycle, Role
+from qednano.plan.progress import summarise
 from qednano.progress import ProgressReport
 from qednano_operator.attempts import is_done, role_attempt, role_status
 from qednano_operator.conditions import clip, find, is_true, put, stamp
@@ -18,8 +18,6 @@ from qednano_operator.subject import Subject
 
 MAIN_ROLE = {"ProofDataset": "dataset", "SFTRun": "trainer", "RLRun": "trainer", "EvalRun": "evaluate"}
 REPORTING_ROLES = {**{kind: (role,) for kind, role in MAIN_ROLE.items()}, "RLRun": ("trainer", "actor")}
-_HEADLINE = {"SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
-_METRICS = 32
 _ACCRUE_SECONDS = 60  # GPU time is written this often while nothing changes: each write is an API call
 
 
@@ -60,39 +58,17 @@ def account(status: RunStatus, gpus: int, now: datetime) -> RunStatus:
     return status.model_copy(update={"gpus": gpus, "usage": usage if usage.accrued_until else status.usage})
 
 
-def _decimal(value: float) -> Decimal:
-    return Decimal(f"{value:.6g}")
-
-
-def headline_of(kind: str, metrics: Mapping[str, float]) -> str:
-    """The number to show for a kind, four digits; empty when the metrics have none."""
-    name = _HEADLINE.get(kind, "")
-    value = metrics.get(name)
-    return "" if value is None else f"{value:.4g}"
-
-
 def progress_of(kind: str, reports: Mapping[str, ProgressReport], old: Progress | None) -> Progress | None:
     """The run's progress: steps of the main role, numbers of all that report."""
     main = reports.get(MAIN_ROLE[kind])
     if main is None:
         return old
-    metrics: dict[str, float] = {}
-    for report in reports.values():
-        metrics |= report.metrics
-    staleness = metrics.get("staleness")
-    return Progress(
-        stage=main.stage,
-        step=main.step,
-        total=main.total,
-        unit=main.unit,
-        rate="" if main.rate is None else f"{main.rate:.3g}",
-        eta_seconds=None if main.eta_seconds is None else int(main.eta_seconds),
-        message=main.message,
-        metrics=[Headline(name=name, value=_decimal(value)) for name, value in sorted(metrics.items())[:_METRICS]],
-        headline=headline_of(kind, metrics) or (old.headline if old else ""),
-        staleness="" if staleness is None else f"{staleness:.3g}",
-        updated=stamp(datetime.fromtimestamp(main.updated, tz=UTC)),
-    )
+    others: dict[str, float] = {}
+    for role, report in reports.items():
+        if role != MAIN_ROLE[kind]:
+            others |= report.metrics
+    found = summarise(kind, main, others)
+    return found if found.headline or old is None else found.model_copy(update={"headline": old.headline})
 
 
 def _expected(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> list[tuple[Role, list[Pod]]]:

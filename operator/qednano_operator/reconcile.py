@@ -15,15 +15,16 @@ from typing import Any
 
 from qednano.api import KINDS, ConditionType, RunStatus
 from qednano.api.common import RunSpec
-from qednano.api.status import ArtifactStatus, Attempt, Headline, RoleStatus, Usage
+from qednano.api.status import ArtifactStatus, Attempt, RoleStatus, Usage
 from qednano.plan import Lifecycle, Role
 from qednano.plan import roles as plan_roles
+from qednano.plan.progress import headline, listed
 from qednano_operator import manifests, teardown
 from qednano_operator.attempts import answer, fail, failure, is_done, role_attempt
 from qednano_operator.conditions import clip, is_because, is_true, phase_of, put, stamp
 from qednano_operator.decision import Decision, Defaults, Event, Object, World
 from qednano_operator.dependencies import resolve
-from qednano_operator.health import MAIN_ROLE, assess, headline_of, look, progress_of
+from qednano_operator.health import MAIN_ROLE, assess, look, progress_of
 from qednano_operator.observe import LABEL, LastWords, Observed, observe, parse_time
 from qednano_operator.subject import Subject, ignored_fields, overlay, plain, read_spec, read_status
 from qednano_operator.transitions import events
@@ -279,12 +280,11 @@ def _complete(subject: Subject, observed: Observed) -> RunStatus:
     if status.progress is not None:
         progress = status.progress
         metrics = {name: number for name, text in words.metrics.items() if (number := _number(text)) is not None}
-        named = {item.name: item for item in progress.metrics}
-        named |= {name: Headline(name=name, value=f"{value:.6g}") for name, value in metrics.items()}
+        known = {item.name: float(item.value) for item in progress.metrics}
         update["progress"] = progress.model_copy(
             update={
-                "metrics": [named[name] for name in sorted(named)][:32],
-                "headline": headline_of(subject.kind, metrics) or progress.headline,
+                "metrics": listed(known | metrics),
+                "headline": headline(subject.kind, metrics) or progress.headline,
                 "eta_seconds": 0,
                 "step": progress.total if progress.total is not None else progress.step,
             }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from qednano.api import Phase
 from qednano.api.status import Progress
-from qednano.local.observe import HEADLINES
+from qednano.plan.progress import HEADLINES
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

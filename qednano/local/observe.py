@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from decimal import Decimal
 
-from qednano.api.status import Headline, Progress
+from qednano.api.status import Progress
 from qednano.local.process import Child
+from qednano.plan.progress import summarise
 from qednano.progress import ProgressReport
-
-HEADLINES = {"ProofDataset": "", "SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
-_METRICS_LIMIT = 32
 
 
 def timestamp(seconds: float | None = None) -> str:
@@ -36,22 +32,7 @@ def progress_of(kind: str, children: Iterable[Child]) -> Progress | None:
             others |= report.metrics
     if main is None:
         return None
-    metrics = {name: value for name, value in (others | main.metrics).items() if math.isfinite(value)}
-    return Progress(
-        stage=main.stage[:253],
-        step=main.step,
-        total=main.total,
-        unit=main.unit[:253],
-        rate=f"{main.rate:.3g}" if main.rate is not None else "",
-        eta_seconds=round(main.eta_seconds) if main.eta_seconds is not None else None,
-        message=main.message[:1024],
-        metrics=[Headline(name=name, value=_decimal(value)) for name, value in sorted(metrics.items())][
-            :_METRICS_LIMIT
-        ],
-        headline=_shown(metrics, HEADLINES[kind]),
-        staleness=_shown(metrics, "staleness"),
-        updated=timestamp(main.updated),
-    )
+    return summarise(kind, main, others)
 
 
 def _with_last_words(report: ProgressReport, child: Child) -> ProgressReport:
@@ -64,11 +45,3 @@ def _with_last_words(report: ProgressReport, child: Child) -> ProgressReport:
             final[name] = float(text)
     step = report.total if child.words.outcome == "Succeeded" and report.total else report.step
     return report.model_copy(update={"metrics": report.metrics | final, "step": step})
-
-
-def _decimal(value: float) -> Decimal:
-    return Decimal(f"{value:.6g}")
-
-
-def _shown(metrics: dict[str, float], name: str) -> str:
-    return f"{metrics[name]:.4g}" if name in metrics else ""

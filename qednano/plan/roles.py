@@ -83,9 +83,7 @@ def roles(spec: RunSpec) -> tuple[Role, ...]:
     """The roles of a run, in the order in which they are started."""
     match spec:
         case ProofDatasetSpec():
-            return (
-                Role("dataset", "qednano_jobs.dataset", "worker", Lifecycle.TASK, spec.resources, essential=True),
-            )
+            return (Role("dataset", "qednano_jobs.dataset", "worker", Lifecycle.TASK, spec.resources, essential=True),)
         case SFTRunSpec():
             return (_trainer("trainer", "qednano_jobs.sft", spec.trainer),)
         case RLRunSpec():

@@ -273,7 +273,7 @@ class Actor:
         servers, depth = len(self.pool.servers()), self.stream.depth()
         metrics.POOL_SERVERS.set(servers)
         metrics.QUEUE_DEPTH.set(depth)
-        metrics.REWARD_MEAN.set(shown.get("rewardMean", 0.0))
+        metrics.REWARD_MEAN.set(shown.get("reward", 0.0))
         metrics.REWARD_STD.set(shown.get("rewardStd", 0.0))
         published = self.outcomes["published"]
         self._reporter.update(
@@ -313,7 +313,7 @@ def window_metrics(results: Sequence[GroupResult] | deque[GroupResult], trainer_
     published = [result for result in groups if result.outcome == "published"]
     stale = [max(0, trainer_version - min(i.sample.version_start for i in r.samples)) for r in published]
     return {
-        "rewardMean": sum(graded) / len(graded),
+        "reward": sum(graded) / len(graded),
         "rewardStd": sum(spreads) / max(1, len(spreads)),
         "stalenessMean": sum(stale) / max(1, len(stale)),
         "responseTokens": sum(len(item.sample.completion_ids) for item in items) / len(items),

@@ -238,7 +238,7 @@ class Trainer:
         self.stale_groups += intake.stale
         rewards = [sample.reward for group in intake.groups for sample in group.samples]
         self.reward = sum(rewards) / max(1, len(rewards))
-        extra = {"reward": self.reward, "staleGroups": float(self.stale_groups), "waitSeconds": intake.waited}
+        extra = {"trainedReward": self.reward, "staleGroups": float(self.stale_groups), "waitSeconds": intake.waited}
         extra |= _policy_metrics(step.sums, loss.ratios)
         extra["staleness"] = sum(
             max(0, self.engine.step - 1 - group.version) for group in intake.groups
