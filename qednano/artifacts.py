@@ -211,7 +211,9 @@ def claim_attempt(run_dir: Path) -> int:
     while True:
         try:
             with (folder / f"{number:06d}.json").open("x") as file:
-                json.dump({"host": os.uname().nodename, "pid": os.getpid(), "time": datetime.now(UTC).isoformat()}, file)
+                json.dump(
+                    {"host": os.uname().nodename, "pid": os.getpid(), "time": datetime.now(UTC).isoformat()}, file
+                )
             return number
         except FileExistsError:
             number += 1

@@ -34,13 +34,17 @@ RESPONSE_TOKENS = Histogram(
 )
 TRUNCATED = Counter("qednano_rl_truncated_samples", "Samples cut off by the token limit.")
 GRADER_SECONDS = Histogram("qednano_grader_seconds", "Seconds for one grade.")
-GRADER_FAILURES = Counter("qednano_grader_failures", "Grades that could not be obtained; the sample is dropped.", ["reason"])
+GRADER_FAILURES = Counter(
+    "qednano_grader_failures", "Grades that could not be obtained; the sample is dropped.", ["reason"]
+)
 QUEUE_DEPTH = Gauge("qednano_rl_queue_groups", "Groups published and not yet consumed.")
 POOL_SERVERS = Gauge("qednano_rl_pool_servers", "Rollout servers with a live heartbeat.")
 TRAINER_WAIT = Counter("qednano_rl_trainer_wait_seconds", "Seconds the trainer waited for groups.")
 IMPORTANCE_RATIO = Gauge("qednano_rl_importance_ratio", "Importance ratio of the last step.", ["quantile"])
 CLIPPED_SHARE = Gauge("qednano_rl_clipped_share", "Share of tokens whose ratio was truncated or clipped.")
-EFFECTIVE_SAMPLE_SIZE = Gauge("qednano_rl_effective_sample_ratio", "Effective sample size over sample size, by weights.")
+EFFECTIVE_SAMPLE_SIZE = Gauge(
+    "qednano_rl_effective_sample_ratio", "Effective sample size over sample size, by weights."
+)
 ENTROPY = Gauge("qednano_rl_entropy_nats", "Mean token entropy of the policy, in nats.")
 KL = Gauge("qednano_rl_behaviour_kl_nats", "k3 estimate of KL(behaviour policy || policy) per token, in nats.")
 WEIGHT_SYNC_SECONDS = Histogram("qednano_weight_sync_seconds", "Seconds from publishing weights to serving them.")

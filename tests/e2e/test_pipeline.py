@@ -87,7 +87,7 @@ def test_four_manifests_in_a_better_prover_out(
     for run, file in RUNS.items():
         kind, _, name = run.partition("/")
         assert any(path.startswith(f"{kind}/{name}-") and path.endswith(file) for path in found["files"]), run
-    means = {model["name"]: model["mean"] for model in found["scores"]["models"]}
+    means = {model["name"]: model["score"]["mean"] for model in found["scores"]["models"]}
     show(kube, space, "scores.json", json.dumps(means))
     assert means["untrained"] <= 0.02
     assert means["sft"] >= 0.2
