@@ -37,7 +37,7 @@ def report(name: str, figures: dict[str, float], bars: dict[str, tuple[str, floa
         key: figures[key] <= bound if sign == "<=" else figures[key] >= bound for key, (sign, bound) in bars.items()
     }
     told = {key: f"{sign} {bound:g}" for key, (sign, bound) in bars.items()}
-    rounded = {key: round(value, 4) for key, value in figures.items()}
+    rounded = {key: round(value, 6) for key, value in figures.items()}
     passed = all(kept.values())
     print(json.dumps({"name": name, "machine": machine(), "figures": rounded, "bars": told, "pass": passed}))
     return 0 if passed else 1

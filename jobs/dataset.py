@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from qednano.artifacts import check_fence, claim_attempt
-from qednano.data.build import Build, build_dataset
+from qednano.data.build import build_dataset
+from qednano.data.shards import Build
 from qednano.job import JobContext, Outcome, job
 
 
@@ -20,11 +21,14 @@ def main(context: JobContext) -> Outcome:
         check_fence=lambda: check_fence(context.run_dir, attempt),
     )
     manifest = build_dataset(context.spec, context.config.name, build)
-    splits = {key.removeprefix("problems/"): count for key, count in manifest.metrics.items()}
+    splits = {
+        key.removeprefix("problems/"): count for key, count in manifest.metrics.items() if key.startswith("problems/")
+    }
     told = ", ".join(f"{count} {name}" for name, count in splits.items())
     return Outcome(
         f"{context.config.name}: {told} problems",
-        {"problems": float(sum(splits.values()))},
+        {"problems": float(sum(splits.values()))}
+        | {key: float(count) for key, count in manifest.metrics.items() if key.startswith("rows/")},
         build.artifact,
     )
 

@@ -66,6 +66,7 @@ class Detector:
                 self._found_in.setdefault(shingle, []).append(number)
         count = len(self._forms)
         self._weights = {shingle: math.log1p(count / len(holders)) for shingle, holders in self._found_in.items()}
+        self._stranger = math.log1p(count)  # the weight of a shingle that no statement has
         self._totals = [sum(self._weights[shingle] for shingle in form.shingles) for form in self._forms]
 
     def match(self, statement: str) -> Hit | None:
@@ -83,7 +84,7 @@ class Detector:
         for shingle in form.shingles:
             holders = self._found_in.get(shingle)
             if holders is None:
-                known += 1.0
+                known += self._stranger
                 continue
             weight = self._weights[shingle]
             known += weight
@@ -102,17 +103,19 @@ class Detector:
         if run >= NGRAM and run >= self.rules.run * len(theirs.tokens):
             return Hit(statement, "n-gram", run / len(theirs.tokens))
         smaller, larger = (theirs, form) if len(theirs.tokens) <= len(form.tokens) else (form, theirs)
-        if 2 * len(smaller.tokens) < len(theirs.tokens) or not _numbers_agree(smaller, larger):
+        if 10 * len(form.tokens) < 7 * len(theirs.tokens) or not _numbers_agree(smaller, larger):
             return None
         score = self._share(smaller, larger)
         return Hit(statement, "fuzzy", score) if score >= self._needed(smaller, larger) else None
 
     def _share(self, smaller: Form, larger: Form) -> float:
         """How much of the smaller form is in the larger: by weighted shingles, or by its longest common subsequence."""
-        weights = {shingle: self._weights.get(shingle, 1.0) for shingle in smaller.shingles}
+        weights = {shingle: self._weights.get(shingle, self._stranger) for shingle in smaller.shingles}
         shingles = sum(weight for shingle, weight in weights.items() if shingle in larger.shingles)
         in_order = float(LCSseq.similarity(smaller.tokens, larger.tokens)) / len(smaller.tokens)
-        return max(shingles / sum(weights.values()), in_order if len(larger.tokens) <= 2 * len(smaller.tokens) else 0.0)
+        return max(
+            shingles / sum(weights.values()), in_order if 2 * len(larger.tokens) <= 3 * len(smaller.tokens) else 0.0
+        )
 
     def _needed(self, smaller: Form, larger: Form) -> float:
         needed = self.rules.with_numbers if _telling(smaller) >= 3 else self.rules.fuzzy

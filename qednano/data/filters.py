@@ -1,4 +1,4 @@
-"""Rules by which rows are dropped: each has a name, says why, and counts what it dropped with a few examples.
+"""Rules by which rows are dropped: each has a name and says why.
 
 A rule looks at one row and nothing else, so rows can be filtered in any order and in parts.
 """
@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from qednano.data.schema import ProblemRow
-
-EXAMPLES = 5  # kept of each rule
-_EXCERPT = 300  # characters of an example
 
 Reason = str | None
 Rule = Callable[[ProblemRow], Reason]
@@ -22,7 +18,8 @@ _FIGURE = re.compile(
     r"\[asy\]|\[img|\\includegraphics|\\begin\{(?:tikzpicture|asy|figure|picture)\}|<img\b|!\[[^\]]*\]\("
     r"|\b(?:shown|drawn|given|pictured|illustrated|depicted) in the (?:\w+ )?(?:figure|diagram|picture|image|drawing)"
     r"|\b(?:see|in) (?:the )?(?:figure|diagram|picture|image)\b"
-    r"|\b(?:figure|diagram|picture) (?:below|above|at (?:the )?right|on the right|shows)|\bas (?:pictured|shown below)\b",
+    r"|\b(?:figure|diagram|picture) (?:below|above|at (?:the )?right|on the right|shows)"
+    r"|\bas (?:pictured|shown below)\b",
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?:\\text(?:bf|rm|sf)?\s*\{\s*|\\mathrm\s*\{\s*|\*\*|^|[\s$~])\(?([A-E])\s*[).]", re.MULTILINE)
@@ -148,7 +145,7 @@ def length_rules(at_least: int, at_most: int) -> dict[str, Rule]:
 
 
 _FUNCTION_WORDS = {
-    "en": "the of and that is for all be such let are with an find prove show in to by on if we has have it which there",
+    "en": "the of and that is for all be such let are with an find prove show in to by on if we has it which there",
     "fr": "le la les des est une que et pour dans soit un tout montrer trouver tel avec sur sont du au par on qui nous",
     "de": "der die das und ist ein eine für mit dass sei den von zu im man sind es alle wenn zeige auf dem nicht durch",
     "es": "el la los las de que y es un una para con sea se en del por todos si tal demuestre hallar son como al entre",
@@ -159,8 +156,8 @@ _FUNCTION_WORDS = {
 }
 _SCRIPTS = [
     ("ru", re.compile("[\u0400-\u04ff]")),
+    ("ja", re.compile("[\u3040-\u30ff]")),  # before Chinese, whose characters it has too
     ("zh", re.compile("[\u4e00-\u9fff]")),
-    ("ja", re.compile("[\u3040-\u30ff]")),
     ("ko", re.compile("[\uac00-\ud7af]")),
     ("ar", re.compile("[\u0600-\u06ff]")),
     ("el", re.compile("[\u0370-\u03ff]{3,}")),
@@ -204,20 +201,6 @@ def language_rule(languages: Sequence[str]) -> Rule:
         return f"its language is {language}" if language is not None and language not in languages else None
 
     return foreign
-
-
-@dataclass
-class Dropped:
-    """How many rows a rule dropped, and the first of them as examples: id, reason and the start of the statement."""
-
-    rows: int = 0
-    examples: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, row: ProblemRow, reason: str) -> None:
-        """Count a row, and keep it as an example if there are few."""
-        self.rows += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append({"id": row.id, "reason": reason, "problem": row.problem[:_EXCERPT]})
 
 
 def first_reason(row: ProblemRow, rules: dict[str, Rule]) -> tuple[str, str] | None:

@@ -12,9 +12,10 @@ import pytest
 
 from qednano import artifacts
 from qednano.api.proofdataset import ProofDatasetSpec
-from qednano.data import build as pipeline
-from qednano.data.build import Build, build_dataset
+from qednano.data import shards
+from qednano.data.build import build_dataset
 from qednano.data.schema import read_rows
+from qednano.data.shards import Build
 from qednano.errors import DataError, Fenced, Stopped
 from qednano.progress import Reporter
 from qednano.tiny.checker import check
@@ -98,8 +99,8 @@ class StopAfter:
 @pytest.mark.parametrize("source", ["generator", "files"])
 @pytest.mark.parametrize("looks", [0, 1, 3, 5])
 def test_a_build_stopped_anywhere_goes_on_and_ends_with_the_same_digest(tmp_path, monkeypatch, source, looks):
-    monkeypatch.setattr(pipeline, "SHARD_ROWS", 32)
-    monkeypatch.setattr(pipeline, "_STOP_EVERY", 25)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 32)
+    monkeypatch.setattr(shards, "STOP_EVERY", 25)
     spec = generated()
     if source == "files":
         uri = write_problems(tmp_path / "rows.jsonl", 130)
@@ -112,21 +113,21 @@ def test_a_build_stopped_anywhere_goes_on_and_ends_with_the_same_digest(tmp_path
 
 
 def test_complete_shards_are_not_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "SHARD_ROWS", 32)
-    monkeypatch.setattr(pipeline, "_STOP_EVERY", 25)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 32)
+    monkeypatch.setattr(shards, "STOP_EVERY", 25)
     with pytest.raises(Stopped):
         build_dataset(generated(), "x", build_at(tmp_path, check_stop=StopAfter(3)))
     before = {path: path.stat().st_ino for path in (tmp_path / "work").rglob("part-*")}
     assert before
     written = []
-    publish = pipeline._publish_shard
-    monkeypatch.setattr(pipeline, "_publish_shard", lambda path, rows: (written.append(path), publish(path, rows)))
+    publish = shards.publish
+    monkeypatch.setattr(shards, "publish", lambda path, rows: (written.append(path), publish(path, rows)))
     build_dataset(generated(), "x", build_at(tmp_path))
     assert not set(written) & set(before)
 
 
 def test_shards_made_from_a_changed_file_are_thrown_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "SHARD_ROWS", 8)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 8)
     uri = write_problems(tmp_path / "rows.jsonl", 300)
     spec = spec_of({"files": {"uris": [uri]}}, [{"name": "a", "problems": 250}])
     with pytest.raises(Stopped):

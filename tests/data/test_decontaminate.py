@@ -29,12 +29,23 @@ def detector():
         ("(IMO 1995) Suppose x,y,z > 0 satisfy xyz = 1. Show 1/(x^3(y+z)) + 1/(y^3(z+x)) ≥ 3/2.", "0", "n-gram"),
         (
             "I heard this at a camp and could not do it, nor could my friends, who are better than I am at this: "
-            + CYCLIC.replace("Let ", "let ").replace("P", "X").replace("Q", "Y")
+            + CYCLIC.replace("$P$", "$X$")
+            .replace("$Q$", "$Y$")
+            .replace("ABP", "ABX")
+            .replace("CDP", "CDX")
+            .replace("PQ", "XY")
             + " We tried inversion and complex numbers for an hour before giving up.",
             "1",
             "n-gram",
         ),
-        ("Determine every pair of prime numbers $r, s$ satisfying $r^s + 7s^r = 2024$.", "2", "fuzzy"),
+        (
+            "The product of positive reals $x,y,z$ is $1$. Show that the sum of $1/(x^3(y+z))$ and $1/(y^3(z+x))$ "
+            "is at least $3/2$.",
+            "0",
+            "fuzzy",
+        ),
+        ("Determine every pair of prime numbers $r, s$ satisfying $r^s + 7s^r = 2024$.", "2", "n-gram"),
+        ("Find primes $p,q$ with $p^q$ plus $7q^p$ equal to $2024$; I tried all small cases.", "2", "n-gram"),
     ],
 )
 def test_a_problem_of_the_benchmark_is_found_in_other_words(detector, row, told, rule):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qednano.data.filters import EXAMPLES, RULES, Dropped, first_reason, language_of, language_rule, length_rules
+from qednano.api.proofdataset import DropRule
+from qednano.data.filters import RULES, first_reason, language_of, language_rule, length_rules
 from qednano.data.schema import ProblemRow
 
 ORDINARY = [
@@ -89,10 +90,5 @@ def test_lengths_are_bounded_on_both_sides():
     assert first_reason(row("x" * 21), rules) == ("TooLong", "21 characters, more than 20")
 
 
-def test_all_drops_are_counted_and_the_first_are_kept_as_examples():
-    dropped = Dropped()
-    for number in range(EXAMPLES + 3):
-        dropped.add(ProblemRow(id=str(number), problem="x" * 1000), "because")
-    assert dropped.rows == EXAMPLES + 3
-    assert [example["id"] for example in dropped.examples] == [str(number) for number in range(EXAMPLES)]
-    assert all(len(example["problem"]) <= 300 for example in dropped.examples)
+def test_the_spec_can_name_every_rule_and_no_other():
+    assert {str(rule) for rule in DropRule} == set(RULES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qednano.data.normalise import Parts, boxed_answer, clean, split_solution
@@ -31,6 +31,7 @@ def test_each_way_of_writing_becomes_one(written, cleaned):
     assert clean(written) == cleaned
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab1 \n\t\\()[]{}$<>/&;²₃’é\u200b"), max_size=60))
 def test_cleaning_an_ordinary_text_again_changes_nothing(text):
     once = clean(text)
