@@ -75,8 +75,10 @@ class Index:
                     parents[max(first, second)] = min(first, second)
         members: dict[int, list[int]] = {}
         for position in range(len(self)):
-            members.setdefault(_root(parents, position), []).append(position)
-        return [group for group in members.values() if len(group) > 1]
+            first = _root(parents, position)
+            if first != position:
+                members.setdefault(first, [first]).append(position)
+        return [members[first] for first in sorted(members)]
 
     def _row(self, position: int) -> NDArray[np.uint32]:
         return np.frombuffer(self._shingles, dtype=np.uint32)[self._ends[position] : self._ends[position + 1]]

@@ -32,13 +32,11 @@ _CHARACTERS = str.maketrans(
 _ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,6});")
 _BREAK = re.compile(r"<(?:br|/p|/div|/li)\s*/?>", re.IGNORECASE)
 _MARKUP = re.compile(r"</?(?:p|div|span|b|i|u|em|strong|li|ul|ol|font|center)(?:\s[^<>]{0,300})?>", re.IGNORECASE)
-_FORUM_TAG = re.compile(
-    r"\[/?(?:b|i|u|s|color|size|center|list|quote|url|spoiler)(?:=[^\]\n]{0,200})?\]", re.IGNORECASE
-)
+_FORUM_TAG = re.compile(r"\[/?(b|i|u|s|color|size|center|list|quote|url|spoiler)(?:=[^\]\n]{0,200})?\]", re.IGNORECASE)
+_FORUM_CLOSING = re.compile(r"\[/(\w{1,8})\]")
 _FORUM_MATH = re.compile(r"\[/?(?:tex|latex|math)\]", re.IGNORECASE)
-_DISPLAY = re.compile(
-    r"\\begin\{(?:equation|displaymath|math)\*?\}|\\end\{(?:equation|displaymath|math)\*?\}|\\\[|\\\]"
-)
+_DISPLAY = re.compile(r"\\(?:begin|end)\{(?:equation|displaymath|math)\*?\}|(?<!\\)\\[\[\]]")
+_INLINE = re.compile(r"(?<!\\)\\[()]")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _STYLE = re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])\s?")
 _SPACES = re.compile(r"[ \t]+")
@@ -59,14 +57,21 @@ def clean(text: str) -> str:
         text = _SUBSCRIPT.sub(lambda found: "_{" + found.group().translate(_SUBSCRIPTS) + "}", text)
     text = unicodedata.normalize("NFC", text.translate(_CHARACTERS))
     if "<" in text:
-        text = _MARKUP.sub("", _BREAK.sub("\n", text))
-    if "[" in text:
-        text = _FORUM_TAG.sub("", _FORUM_MATH.sub("$", text))
+        text = _BREAK.sub("\n", text)
+        text = _MARKUP.sub("", text) if "</" in text else text  # $a<b>c$ has no tag
+    if "[/" in text:
+        text = _without_forum_tags(_FORUM_MATH.sub("$", text))
     if "\\" in text:
-        text = _DISPLAY.sub("$$", text).replace("\\(", "$").replace("\\)", "$")
+        text = _INLINE.sub("$", _DISPLAY.sub("$$", text))
         text = _STYLE.sub("", _FRACTION.sub(r"\\frac", text))
     text = _LINE_ENDS.sub("\n", _SPACES.sub(" ", text))
     return _BLANK_LINES.sub("\n\n", text).strip()
+
+
+def _without_forum_tags(text: str) -> str:
+    """Only tags that are closed somewhere go: `a[i]` is an index and `[b]` may be a citation."""
+    closed = {name.lower() for name in _FORUM_CLOSING.findall(text)}
+    return _FORUM_TAG.sub(lambda found: "" if found.group(1).lower() in closed else found.group(), text)
 
 
 @dataclass(frozen=True)
