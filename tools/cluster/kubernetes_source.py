@@ -31,7 +31,9 @@ _PACKAGES = (
     "patch",
     "xz-utils",
     "ca-certificates",
+    "golang-github-modern-go-reflect2-dev",
 )
+_REFLECT = "github.com/modern-go/reflect2"
 
 
 @contextmanager
@@ -111,6 +113,10 @@ def _source(workspace: Path) -> Path:
         workspace.mkdir(parents=True)
         with step("fetching the source of kubernetes from Debian bookworm"):
             tree = debian.fetch_source("kubernetes", "bookworm", workspace)
+        # The vendored reflect2 1.0.1 writes through a stray pointer under Go 1.18 and newer, and the programs crash at
+        # random while they encode maps; Debian's own copy, 1.0.2, does not.
+        shutil.rmtree(tree / "vendor" / _REFLECT)
+        shutil.copytree(f"/usr/share/gocode/src/{_REFLECT}", tree / "vendor" / _REFLECT)
         (tree / ".go/src/k8s.io").mkdir(parents=True)
         (tree / ".go/src/k8s.io/kubernetes").symlink_to("../../..")
         major, minor = VERSION[1:].split(".")[:2]
