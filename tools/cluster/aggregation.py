@@ -86,7 +86,7 @@ def synchronise(client: ApiClient) -> str:
         client.request("DELETE", f"{_API_SERVICES}/{version}.{group}")
     parent = client.request("GET", f"{_API_SERVICES}/{CRD_VERSION}.{CRD_GROUP}")["spec"]
     for group, version in sorted(wanted - have):
-        # Not a server-side apply: 1.20 panics on one of an APIService.
+        # Not a server-side apply: 1.20 has none for APIServices, and panics when asked.
         client.request(
             "POST",
             _API_SERVICES,
