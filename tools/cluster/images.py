@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.cluster import debian, pip_settings
 from tools.cluster.errors import ClusterError
+from tools.cluster.kubernetes_source import exclusive
 from tools.cluster.layers import StoredImage
 from tools.cluster.node import PAUSE_IMAGE, Node
 from tools.cluster.paths import REPOSITORY, Cache
@@ -39,10 +40,14 @@ class Builder:
 
     def build(self, name: str, variant: str = "cpu") -> str:
         """Builds images/NAME unless nothing it is made of has changed; returns its image id."""
+        base = self.base()
+        with exclusive(self.folder):
+            return self._build(name, variant, base)
+
+    def _build(self, name: str, variant: str, base: str) -> str:
         recipe = REPOSITORY / "images" / name / "Dockerfile"
         if not recipe.exists():
             raise ClusterError(f"there is no image {name!r}: choose from {', '.join(NAMES)}")
-        base = self.base()
         print_of_inputs = fingerprint([base, variant, name], inputs_of(recipe))
         known = self._known(name, print_of_inputs)
         if known is not None:
@@ -82,6 +87,10 @@ class Builder:
 
     def base(self) -> str:
         """A Debian 12 with Python 3.11, which stands in for python:3.11-slim-bookworm; returns its image id."""
+        with exclusive(self.folder):
+            return self._base()
+
+    def _base(self) -> str:
         wanted = fingerprint([debian.MIRROR, *_BASE_PACKAGES], [])
         known = self._known("base", wanted)
         if known is not None:
@@ -100,6 +109,10 @@ class Builder:
 
     def pause(self) -> str:
         """The image every pod's sandbox runs; returns its image id."""
+        with exclusive(self.folder):
+            return self._pause()
+
+    def _pause(self) -> str:
         wanted = fingerprint([_PAUSE], [])
         known = self._known("pause", wanted)
         if known is not None:
@@ -195,11 +208,21 @@ def fingerprint(words: list[str], files: list[Path]) -> str:
 def load(node: Node, builder: Builder, name: str) -> None:
     """Gives containerd the image as buildah has it now, sending only the layers it lacks."""
     image = builder.stored(name)
-    if image.digest in node.ctr("images", "list", f"name=={name}", what="listing images"):
-        return
-    there = set(node.ctr("content", "list", "--quiet", what="listing layers").split())
-    sent = {digest: size for digest, size in image.layers.items() if digest not in there}
-    with step(f"loading {name} into containerd ({len(sent)} layers, {sum(sent.values()) / 1e6:.0f} MB)"):
+    # One command at a time: containerd collects a layer that another import has sent and not yet named.
+    with exclusive(builder.folder):
+        if image.digest in node.ctr("images", "list", f"name=={name}", what="listing images"):
+            return
+        there = set(node.ctr("content", "list", "--quiet", what="listing layers").split())
+        try:
+            _send(node, image, without=there)
+        except ClusterError:
+            # A layer that was there may have been collected since: an import of everything can't miss one.
+            _send(node, image, without=set())
+
+
+def _send(node: Node, image: StoredImage, without: set[str]) -> None:
+    sent = {digest: size for digest, size in image.layers.items() if digest not in without}
+    with step(f"loading {image.name} into containerd ({len(sent)} layers, {sum(sent.values()) / 1e6:.0f} MB)"):
         importer = subprocess.Popen(
             ["ctr", "--address", node.socket, "-n", "k8s.io", "images", "import", "-"],
             stdin=subprocess.PIPE,
@@ -208,11 +231,11 @@ def load(node: Node, builder: Builder, name: str) -> None:
         )
         assert importer.stdin is not None and importer.stderr is not None
         with contextlib.suppress(BrokenPipeError), importer.stdin:  # why it stopped reading is said below
-            image.write(importer.stdin, without=there)
+            image.write(importer.stdin, without=without)
         said = importer.stderr.read().decode().strip()
         if importer.wait() != 0:
             reason = said.splitlines()[-1] if said else "no reason given"
-            raise ClusterError(f"containerd did not take {name}: {reason}")
+            raise ClusterError(f"containerd did not take {image.name}: {reason}")
 
 
 def builder(cache: Cache) -> Builder:
