@@ -68,6 +68,7 @@ async def lead(kube: Kube, settings: Settings, health: Health, stop: asyncio.Eve
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
                 stop_flag=stop,
+                identity=settings.identity,  # type: ignore[arg-type]  # else it asks who the user is: images name none
             ),
             name="watch",
         ),
