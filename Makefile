@@ -26,7 +26,7 @@ e2e: cluster ## Apply examples/tiny to the one-node cluster and wait for a bette
 cluster-down: venv ## Stop the one-node cluster and remove what it left
 	@$(PYTHON_BIN) -m tools.cluster down
 
-images: venv ## Build the four images (docker, podman or buildah, whichever is here)
+images: venv ## Build the four images (with buildah, or docker where it runs) and load them into the cluster
 	@$(PYTHON_BIN) -m tools.cluster images
 
 lint: venv ## Formatting, lint, types, import contracts, generated files

@@ -64,13 +64,14 @@ def passes(scores: dict[str, float]) -> bool:
 def main() -> int:
     """Run the seeds one after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--root", type=Path, help="where to keep the runs (default: a new temporary folder)")
     arguments = parser.parse_args()
     folder = arguments.root or Path(tempfile.mkdtemp(prefix="tiny-learning-"))
     folder.mkdir(parents=True, exist_ok=True)
     figures = []
-    for seed in range(1, arguments.seeds + 1):
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
         scores = run_seed(folder, seed)
         figures.append({"seed": seed} | scores)
         print(
