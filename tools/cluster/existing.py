@@ -27,7 +27,7 @@ class ExistingCluster:
         raise ClusterError(
             f"images cannot be loaded into a cluster known by its kubeconfig alone: "
             f"push {', '.join(names)} "
-            "to a registry it pulls from and set image.registry in the chart's values"
+            "to a registry it pulls from and set images.registry in the chart's values"
         )
 
     def claim(self, namespace: str) -> None:
