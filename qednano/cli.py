@@ -34,7 +34,9 @@ class Output(StrEnum):
 
 Root = Annotated[Path, typer.Option("--root", help="Folder of the local runs.", envvar="QEDNANO_ROOT")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="text, or json for programs.")]
-Manifests = Annotated[list[Path], typer.Argument(help="Manifest files, or folders of them.", show_default=False)]
+Manifests = Annotated[
+    list[Path], typer.Argument(metavar="PATH", help="Manifest files, or folders of them.", show_default=False)
+]
 _ROOT = Path("qed-runs")
 
 
@@ -50,7 +52,10 @@ def run(
     root: Root = _ROOT,
     output: Format = Output.TEXT,
 ) -> None:
-    """Run the manifests on this machine, in the order of their references; finished runs are reused."""
+    """Run manifests on this machine; finished runs are reused.
+
+    Each run starts when those it refers to have succeeded. Stopped runs go on from their last checkpoint.
+    """
     import time
 
     from qednano.api.load import load_documents
@@ -98,7 +103,10 @@ def _closing_words(views: list[RunView], scores: dict[str, list[Score]]) -> None
 
 @app.command()
 def validate(paths: Manifests, root: Root = _ROOT, output: Format = Output.TEXT) -> None:
-    """Check manifests, and that their references can be met; print every mistake with its line."""
+    """Check manifests and print every mistake with its line.
+
+    Each run that a manifest refers to must be among them or have finished under the root.
+    """
     from qednano.api.load import InvalidManifest, load_documents
     from qednano.errors import ConfigError
     from qednano.local.folders import finished
@@ -207,7 +215,7 @@ def _find(name: str, root: Path) -> tuple[RunFolder, str]:
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="An EvalRun; by default the newest one.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An EvalRun; by default the newest finished one.")] = "",
     root: Root = _ROOT,
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
@@ -251,7 +259,7 @@ def version() -> None:
 
 @app.command()
 def doctor(output: Format = Output.TEXT) -> None:
-    """Say what this machine has and what it lacks for local and cluster runs."""
+    """Say what this machine has and lacks for runs."""
     from qednano.local.doctor import examine
 
     findings = examine()

@@ -51,7 +51,7 @@ def _decimal(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str):
         raise ValueError(f'must be a decimal in quotes, such as "{value}" (the API has no floating-point numbers)')
     if len(value) > 32 or not re.fullmatch(DECIMAL_PATTERN, value):
-        raise ValueError('must be a decimal in quotes, such as "0.8" or "1e-4"')
+        raise ValueError(f'is {value[:40]!r}; it must be a decimal in quotes, such as "0.8" or "1e-4"')
     try:
         return Decimal(value)
     except InvalidOperation:

@@ -57,8 +57,10 @@ def load_documents(paths: Iterable[Path]) -> list[Document]:
     documents: list[Document] = []
     mistakes: list[Mistake] = []
     for file in _files(paths, mistakes):
-        for document in _parse(file, mistakes):
-            documents.append(document)
+        before = len(documents), len(mistakes)
+        documents += _parse(file, mistakes)
+        if before == (len(documents), len(mistakes)):
+            mistakes.append(Mistake(str(file), 1, "", "the file has no manifest; write one, or leave the file out"))
     _unique(documents, mistakes)
     if mistakes:
         raise InvalidManifest(mistakes)

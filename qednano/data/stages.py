@@ -216,7 +216,7 @@ def stages_of(spec: Stages) -> list[Stage]:
 
 def _need(package: str, stage: str) -> None:
     if find_spec(package) is None:
-        raise ConfigError(f"spec.stages.{stage} needs the package {package}: pip install 'qednano[data]'")
+        raise ConfigError(f"spec.stages.{stage} needs the package {package}: pip install '.[data]' in a checkout")
 
 
 def _with_meta(row: ProblemRow, **more: Any) -> ProblemRow:

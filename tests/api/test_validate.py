@@ -165,3 +165,9 @@ def test_decimals_survive_a_round_trip_as_strings() -> None:
     dumped = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert dumped["trainer"]["learningRate"] == "0.000001"
     assert RLRunSpec.model_validate(dumped) == spec
+
+
+def test_a_file_without_a_manifest_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("# nothing yet\n---\n")
+    with pytest.raises(InvalidManifest, match="run.yaml:1: the file has no manifest"):
+        load_documents([tmp_path])

@@ -126,3 +126,13 @@ def test_run_ends_with_one_line_of_json(done: Path, tmp_path: Path):
     assert (last["scores"], last["report"]) == ({}, None)
     assert set(last["seconds"]) == {"ProofDataset/tiny", "SFTRun/tiny-sft", "total"}
     assert "\x1b" not in again.stdout
+
+
+def test_a_root_that_is_a_file_is_said(tmp_path):
+    root = tmp_path / "file"
+    root.write_text("")
+    assert qednano("status", "--root", root).returncode == 0
+    (tmp_path / "runs.yaml").write_text(DATASET)
+    done = qednano("run", tmp_path / "runs.yaml", "--root", root)
+    assert done.returncode == 64
+    assert f"--root is {root}, which can't be used" in done.stderr
