@@ -93,6 +93,8 @@ def environment(options: VllmOptions, inherited: Mapping[str, str]) -> dict[str,
             # Spinning threads starve whoever shares the cores: a tenfold loss was measured.
             "GOMP_SPINCOUNT": "0",
             "OMP_WAIT_POLICY": "PASSIVE",
+            # Ranking log-probs is torch.compile'd even with enforce-eager, and an image has no C++ compiler.
+            "TORCHDYNAMO_DISABLE": "1",
         }
     return env
 

@@ -79,6 +79,7 @@ def start(
     path, words, log = (run_dir / f"{module}.{end}" for end in ("config.json", "words.json", "log"))
     path.write_text(json.dumps(config))
     env = os.environ | {
+        "CXX": "/nonexistent/c++",  # as in the server image: nothing may want a compiler
         "QED_CONFIG": str(path),
         "QED_RUN_DIR": str(run_dir),
         "QED_ROLE": role,
