@@ -106,23 +106,9 @@ def group_outcome(kept: Sequence[Sample], trainer_version: int, config: ActorCon
         return "too-few"
     if config.drop_zero_variance and len({sample.reward for sample in kept}) == 1:
         return "zero-variance"
-    if trainer_version - min(sample.version_start for sample in kept) > config.max_staleness:
+    if trainer_version - min(sample.oldest_version for sample in kept) > config.max_staleness:
         return "stale"
     return "published"
-
-
-@dataclass
-class Backlog:
-    """How far the actor is ahead: groups in flight, published but not taken, and taken for the step under way."""
-
-    taken_at_version: int = 0
-    version: int = -1
-
-    def held(self, version: int, taken: int, per_step: int) -> int:
-        """Groups that the trainer took since `version` was published: those of the step it works on."""
-        if version != self.version:
-            self.version, self.taken_at_version = version, taken
-        return max(0, min(per_step, taken - self.taken_at_version))
 
 
 def room(in_flight: int, queued: int, held: int, servers: int, config: ActorConfig) -> int:
@@ -158,7 +144,6 @@ class Actor:
         self.rollouts = Rollouts(self.pool, waiting=self._waiting)
         self._log, self._reporter = sample_log, reporter
         self._ordinals = undecided(self.stream.decided())
-        self._backlog = Backlog()
         self._writes: set[asyncio.Future[object]] = set()
         self._version = 0
         self.outcomes: Counter[str] = Counter()
@@ -199,12 +184,12 @@ class Actor:
         return self._version >= self.config.max_steps
 
     def _room(self, in_flight: int) -> int:
-        taken = self.stream.taken()
-        held = self._backlog.held(self._version, taken, self.config.problems_per_step)
+        depth = self.stream.depth()
+        held = self.stream.held()  # after depth: a group that moves between the two counts twice, never not at all
         servers = len(self.pool.servers()) if in_flight == 0 else max(1, len(self.pool.servers()))
         if servers == 0:
             return 1 if in_flight == 0 else 0  # one request that waits for a server and says so
-        return room(in_flight, self.stream.depth(), held, servers, self.config)
+        return room(in_flight, depth, held, servers, self.config)
 
     # -- one group --------------------------------------------------------------------------------------------------
 

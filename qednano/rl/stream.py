@@ -41,6 +41,11 @@ class Sample:
     version_end: int
     finish_reason: str
 
+    @property
+    def oldest_version(self) -> int:
+        """The older of its two versions: a trainer that resumed goes back, so the end may be before the start."""
+        return min(self.version_start, self.version_end)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,7 +58,7 @@ class Group:
     @property
     def version(self) -> int:
         """The oldest weight version any token of the group was sampled with."""
-        return min((s.version_start for s in self.samples), default=0)
+        return min((s.oldest_version for s in self.samples), default=0)
 
 
 class FileStream:
@@ -106,26 +111,31 @@ class FileStream:
 
     def taken(self) -> int:
         """How many groups the consumer has taken, over all its lives; falls when it goes back to a checkpoint."""
-        return max(self._acknowledged(), _sequence(_read_text(self._taken)))
+        return max(self._acknowledged(), _sequence(_read_text(self._taken).partition(" ")[0]))
+
+    def held(self) -> int:
+        """How many groups the consumer keeps for the step that it gathers or works on; stale ones don't count."""
+        return _sequence(_read_text(self._taken).partition(" ")[2])
 
     # -- consumer --------------------------------------------------------------------------------------------
 
     def consume(
-        self, after: str | None, stop: threading.Event, timeout: float | None = None
+        self, after: str | None, stop: threading.Event, timeout: float | None = None, held: int = 0
     ) -> tuple[str, Group] | None:
         """The next group after `after`, in publish order; waits for it.
 
         None when `stop` is set or `timeout` seconds passed. Going back (a trainer resumed from an older
-        checkpoint) is fine as long as those groups haven't been acknowledged.
+        checkpoint) is fine as long as those groups haven't been acknowledged. `held` is how many groups the consumer
+        keeps for its next step, which the publisher counts as ahead of what it starts.
         """
-        self._mark_taken(after or "")
+        self._mark_taken(f"{after or _position(0)} {held}")
         wanted = _position(max(_sequence(after), self._acknowledged()) + 1)
         path = self.folder / f"{wanted}.json"
         deadline = None if timeout is None else time.monotonic() + timeout
         while not stop.is_set():
             try:
                 group = _decode(path.read_bytes(), path)
-                self._mark_taken(wanted)
+                self._mark_taken(f"{wanted} {held + 1}")
                 return wanted, group
             except FileNotFoundError:
                 if deadline is not None and time.monotonic() >= deadline:
@@ -192,13 +202,13 @@ class FileStream:
             self._decided = decided
         return self._decided
 
-    def _mark_taken(self, position: str) -> None:
-        if position == self._last_taken:
+    def _mark_taken(self, mark: str) -> None:
+        if mark == self._last_taken:
             return
         temporary = self.folder / f".taken-{os.getpid()}"
-        temporary.write_text(position)
+        temporary.write_text(mark)
         os.replace(temporary, self._taken)  # no fsync: it only guides back-pressure and may be lost
-        self._last_taken = position
+        self._last_taken = mark
 
 
 def _position(number: int) -> str:

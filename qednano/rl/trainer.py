@@ -38,7 +38,7 @@ class SampleSource(Protocol):
     """What the trainer needs of a sample stream; see `qednano.rl.stream`."""
 
     def consume(
-        self, after: str | None, stop: threading.Event, timeout: float | None = None
+        self, after: str | None, stop: threading.Event, timeout: float | None = None, held: int = 0
     ) -> tuple[str, Group] | None: ...
 
     def acknowledge(self, position: str) -> None: ...
@@ -86,7 +86,8 @@ class Reader:
         deadline = time.monotonic() + patience
         while len(self._groups) < count:
             began = time.monotonic()
-            found = self.source.consume(self._reached or self.position, self.stop, max(0.0, deadline - began))
+            patience_left = max(0.0, deadline - began)
+            found = self.source.consume(self._reached or self.position, self.stop, patience_left, len(self._groups))
             self._waited += time.monotonic() - began
             if found is None:
                 return None

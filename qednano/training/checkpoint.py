@@ -70,7 +70,7 @@ class Checkpoints:
                 "Free space on the run's volume or give it more, then start the run again"
             ) from error
         if _rank() == 0:
-            self._prune()
+            self._prune(step)
         _barrier()
         return final
 
@@ -106,9 +106,13 @@ class Checkpoints:
             return []
         return sorted(p for p in self.folder.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit())
 
-    def _prune(self) -> None:
-        for folder in self._complete_names()[: -self.keep_last]:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _prune(self, newest: int) -> None:
+        """Keep the last ones up to `newest`: any above it was passed over at the start, since it does not verify."""
+        names = self._complete_names()
+        kept = [folder for folder in names if int(folder.name.removeprefix(_PREFIX)) <= newest][-self.keep_last :]
+        for folder in names:
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _random_state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from qednano.grading.interface import Grade
 from qednano.llm.client import Completion, CompletionBatch, Prompt, SamplingParams
 from qednano.progress import Reporter
 from qednano.rl import weights
-from qednano.rl.actor import Actor, ActorConfig, Backlog, group_outcome, judge, room
+from qednano.rl.actor import Actor, ActorConfig, group_outcome, judge, room
 from qednano.rl.curriculum import Curriculum, group_id, undecided
 from qednano.rl.rollouts import Rollouts
 from qednano.rl.sample_log import SampleLog
@@ -274,10 +274,9 @@ def test_room_is_what_servers_decode_at_once():
 
 
 def test_on_policy_means_no_group_is_started_while_the_trainer_works():
-    on_policy, backlog = replace(CONFIG, max_staleness=0), Backlog()
-    assert backlog.held(version=0, taken=0, per_step=4) == 0
-    assert room(0, 0, backlog.held(0, 4, 4), 1, on_policy) == 0, "the trainer took all four and works on version 1"
-    assert room(0, 0, backlog.held(1, 4, 4), 1, on_policy) == 4
+    on_policy = replace(CONFIG, max_staleness=0)
+    assert room(0, 0, 4, 1, on_policy) == 0, "the trainer holds all four and works on version 1"
+    assert room(0, 0, 0, 1, on_policy) == 4
 
 
 def test_every_epoch_has_each_problem_once_in_an_order_of_its_own():

@@ -77,6 +77,18 @@ def test_a_resumed_trainer_gets_again_what_was_not_acknowledged(tmp_path):
     assert resumed.depth() == 2
 
 
+def test_the_consumer_says_how_many_groups_it_holds(tmp_path):
+    consumer, publisher, stop = FileStream(tmp_path), FileStream(tmp_path), threading.Event()
+    for name in "abc":
+        publisher.publish(group(name))
+    assert publisher.held() == 0
+    first, _ = consumer.consume(None, stop, 0, held=0)
+    second, _ = consumer.consume(first, stop, 0, held=1)
+    assert publisher.held() == 2
+    consumer.consume(second, stop, 0, held=0)  # what it had taken was stale or went into a step
+    assert publisher.held() == 1
+
+
 def test_depth_counts_what_the_consumer_has_not_taken(tmp_path):
     stream = FileStream(tmp_path)
     assert (stream.depth(), stream.last_published()) == (0, None)
