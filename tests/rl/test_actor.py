@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,8 +198,11 @@ async def test_a_request_moves_to_another_server_when_its_own_dies(tmp_path):
             dying.gate.clear()
             other.gate.clear()
             actor = actor_in(tmp_path, log)
+            actor.rollouts = Rollouts(actor.pool, waiting=actor._waiting, patience=0.5)
             task = asyncio.create_task(run_until(actor, lambda: actor.outcomes["published"] == 8))
             await until(lambda: dying.requests and other.requests)
+            asked = time.monotonic()
+            await until(lambda: time.monotonic() - asked > 0.5)  # answers may take longer than it
             dying.drop = True
             dying.gate.set()
             other.gate.set()
