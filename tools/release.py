@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tools.cluster.__main__ import choose
@@ -27,6 +28,8 @@ def settings() -> list[str]:
         "images.registry": registry,
         "images.tag": tag,
         "operator.replicas": "1",
+        # The tag stays the same when an image changes, so each install asks for a new pod.
+        "operator.podAnnotations.installed": datetime.now(UTC).strftime("at-%Y-%m-%dT%H-%M-%S"),
         **{f"images.{name}": f"qednano-{name}" for name in NAMES},
     }
     return [f"--set={key}={value}" for key, value in values.items()]
