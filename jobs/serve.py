@@ -1,4 +1,5 @@
-"""A model server: rollouts of an RLRun (follows its weights) or the model of an EvalRun (loads what it is asked to)."""
+"""A model server: rollouts of an RLRun (follows its weights), the model of an EvalRun (loads what it is asked to), or
+a language model that the run asks, such as a teacher or a grader (stays as it is)."""
 
 from __future__ import annotations
 
@@ -9,13 +10,19 @@ from qednano.errors import Stopped
 from qednano.job import JobContext, Outcome, job
 from qednano.llm.serving import ModelServer, Serving
 from qednano.llm.vllm import VllmOptions, free_port
+from qednano.plan import served_input, served_roles
 
 
 def server_of(ctx: JobContext) -> ModelServer:
     """The server that the run's spec asks for."""
-    reinforced = ctx.config.kind == "RLRun"
-    server = ctx.spec.rollout if reinforced else ctx.spec.server
-    model = ctx.config.inputs["model"].uri.removeprefix("file://").removeprefix("hf://")
+    asked = served_roles(ctx.spec).get(ctx.role)
+    if asked is not None:
+        server, source, follow, loadable = asked.model.server, served_input(ctx.role), False, False
+    elif ctx.config.kind == "RLRun":
+        server, source, follow, loadable = ctx.spec.rollout, "model", True, False
+    else:
+        server, source, follow, loadable = ctx.spec.server, "model", False, True
+    model = ctx.config.inputs[source].uri.removeprefix("file://").removeprefix("hf://")
     options = VllmOptions(
         model=model,
         port=free_port(),
@@ -24,14 +31,16 @@ def server_of(ctx: JobContext) -> ModelServer:
         threads=server.threads,
         gpus=server.resources.gpus,
         tensor_parallel=server.tensor_parallel,
+        pipeline_parallel=server.pipeline_parallel,
+        data_parallel=server.data_parallel,
         seed=ctx.spec.seed + ctx.index,
     )
     return ModelServer(
         Serving(f"{ctx.role}-{ctx.index}", ctx.role, f"http://{ctx.host}:{ctx.port}", model),
         options,
         ctx.run_dir,
-        follow=reinforced,
-        loadable=not reinforced,
+        follow=follow,
+        loadable=loadable,
         reporter=ctx.reporter,
     )
 

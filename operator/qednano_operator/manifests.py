@@ -8,7 +8,7 @@ from typing import Any
 
 from qednano.api import API_VERSION
 from qednano.job import ResolvedInput, RoleSize, RunConfig
-from qednano.plan import Lifecycle, Role, roles
+from qednano.plan import Lifecycle, Role, roles, secrets
 from qednano_operator.decision import Defaults, Object
 from qednano_operator.observe import LABEL
 from qednano_operator.subject import Subject, plain
@@ -174,7 +174,17 @@ def _env(subject: Subject, role: Role, attempt: int, index: int) -> list[Object]
         "VLLM_CACHE_ROOT": f"{_VOLUME}/.cache/vllm",
     }
     name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    return [name, *({"name": key, "value": value} for key, value in values.items())]
+    return [name, *({"name": key, "value": value} for key, value in values.items()), *_secrets(subject, role)]
+
+
+def _secrets(subject: Subject, role: Role) -> list[Object]:
+    """Keys of endpoints, for the workers that ask them; no server or trainer sees one."""
+    if role.image != "worker":
+        return []
+    return [
+        {"name": item.pod_variable, "valueFrom": {"secretKeyRef": {"name": item.name, "key": item.key}}}
+        for item in secrets(subject.spec)
+    ]
 
 
 def _resources(role: Role) -> Object:

@@ -246,31 +246,12 @@ class Server(ApiModel):
     max_model_length: int = Field(default=1024, ge=16, le=1048576, description="Prompt and completion, in tokens.")
     max_concurrent: int = Field(default=256, ge=1, le=4096, description="Sequences a server decodes at once.")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of a server; no effect on GPUs.")
-    tensor_parallel: int = Field(default=1, ge=1, le=16, description="GPUs that share one copy of the model.")
+    tensor_parallel: int = Field(default=1, ge=1, le=16, description="GPUs that share each layer of the model.")
+    pipeline_parallel: int = Field(default=1, ge=1, le=16, description="Groups of GPUs, each with some of the layers.")
+    data_parallel: int = Field(default=1, ge=1, le=16, description="Copies of the model in one server.")
     resources: Resources = Field(
         default_factory=lambda: Resources(memory="6Gi"), description="What one server asks for."
     )
-
-
-class Checker(ApiModel):
-    """A deterministic checker that reads a proof and scores it 0 to 7."""
-
-    name: Annotated[str, StringConstraints(pattern="^tiny-divisibility$", max_length=63)] = Field(
-        description="Which checker: tiny-divisibility."
-    )
-
-
-class Grader(ApiModel):
-    """How proofs are graded."""
-
-    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [exactly_one_rule("checker")]})
-
-    checker: Checker | None = Field(default=None, description="Grade with a deterministic checker.")
-
-    @model_validator(mode="after")
-    def _one(self) -> Grader:
-        exactly_one(self, "checker")
-        return self
 
 
 class Precision(StrEnum):

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, model_validator
 from qednano.api.common import (
     ApiModel,
     DatasetRef,
-    Grader,
     ModelRef,
     Name,
     Resources,
@@ -19,6 +18,7 @@ from qednano.api.common import (
     Server,
     rule,
 )
+from qednano.api.grader import Grader
 
 
 class Baseline(ApiModel):

@@ -14,7 +14,6 @@ from qednano.api.common import (
     DatasetRef,
     DecimalString,
     Engine,
-    Grader,
     ModelRef,
     Optimisation,
     Resources,
@@ -23,6 +22,7 @@ from qednano.api.common import (
     Server,
     rule,
 )
+from qednano.api.grader import Grader
 
 
 class Loss(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qednano.api.common import Grader as GraderSpec
+from qednano.api.grader import Grader as GraderSpec
 from qednano.errors import ConfigError
 from qednano.grading.checker import TinyDivisibility
 from qednano.grading.interface import Grader

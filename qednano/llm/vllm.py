@@ -42,6 +42,8 @@ class VllmOptions:
     threads: int = 1
     gpus: int = 0
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
     seed: int = 0
     kv_cache_gib: int = 1
 
@@ -67,6 +69,8 @@ def command(options: VllmOptions) -> list[str]:
     if options.gpus:
         module = "vllm.entrypoints.openai.api_server"
         arguments["--tensor-parallel-size"] = str(options.tensor_parallel)
+        arguments["--pipeline-parallel-size"] = str(options.pipeline_parallel)
+        arguments["--data-parallel-size"] = str(options.data_parallel)
     else:
         module = "qednano.llm.vllm_entry"
         arguments["--dtype"] = "float32"

@@ -3,21 +3,27 @@
 The operator turns roles into pods, the local runner into processes; both take them from here.
 """
 
+from qednano.plan.language_models import ModelUse, language_models, secrets, served_roles
 from qednano.plan.lifecycle import Action, Verdict, backoff_seconds, classify, told_exit_code
-from qednano.plan.references import Reference, literal_inputs, locate, references
+from qednano.plan.references import Reference, literal_inputs, locate, references, served_input
 from qednano.plan.roles import Lifecycle, Role, roles
 
 __all__ = [
     "Action",
     "Lifecycle",
+    "ModelUse",
     "Reference",
     "Role",
     "Verdict",
     "backoff_seconds",
     "classify",
+    "language_models",
     "literal_inputs",
     "locate",
     "references",
     "roles",
+    "secrets",
+    "served_input",
+    "served_roles",
     "told_exit_code",
 ]

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from qednano.api import EvalRunSpec, RLRunSpec, SFTRunSpec
 from qednano.api.common import Checkpoint, DatasetRef, ModelRef, RunReference, RunSpec
+from qednano.plan.language_models import served_roles
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,19 @@ class Reference:
     part: str
 
 
+def served_input(role: str) -> str:
+    """Name of the input that holds the model which the role serves."""
+    return f"served/{role}"
+
+
 def _models(spec: RunSpec) -> list[tuple[str, ModelRef]]:
+    return _own_models(spec) + [
+        (served_input(role), use.model.model) for role, use in served_roles(spec).items() if use.model.model
+    ]
+
+
+def _own_models(spec: RunSpec) -> list[tuple[str, ModelRef]]:
+    """The models that the run is about: those that it trains or evaluates."""
     if isinstance(spec, SFTRunSpec | RLRunSpec):
         return [("model", spec.model)]
     if isinstance(spec, EvalRunSpec):

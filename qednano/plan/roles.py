@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from qednano.api import EvalRunSpec, ProofDatasetSpec, RLRunSpec, SFTRunSpec
 from qednano.api.common import Engine, Resources, RunSpec, Server
+from qednano.plan.language_models import served_roles
 
 
 class Lifecycle(StrEnum):
@@ -80,7 +81,12 @@ def _server(name: str, server: Server) -> Role:
 
 
 def roles(spec: RunSpec) -> tuple[Role, ...]:
-    """The roles of a run, in the order in which they are started."""
+    """The roles of a run, in the order in which they are started: servers of language models that it asks, then its own."""
+    served = tuple(_server(name, use.model.server) for name, use in served_roles(spec).items())
+    return served + _own_roles(spec)
+
+
+def _own_roles(spec: RunSpec) -> tuple[Role, ...]:
     match spec:
         case ProofDatasetSpec():
             return (Role("dataset", "qednano_jobs.dataset", "worker", Lifecycle.TASK, spec.resources, essential=True),)

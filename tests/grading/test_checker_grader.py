@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from qednano.api.common import Grader as GraderSpec
+from qednano.api.grader import Grader as GraderSpec
 from qednano.data.schema import ProblemRow
 from qednano.errors import ConfigError
 from qednano.grading.interface import Grade, Grader

@@ -1,0 +1,78 @@
+"""Which language models a spec asks for, what serves each, and which Secrets the run's tasks need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
+
+from qednano.api.common import ModelRef, RunSpec, Server
+from qednano.api.language import LanguageModel, SecretKey, ServedAs
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """``field`` of the spec (as in stages/generate/teacher) asks a language model.
+
+    ``role`` is the run's role that serves it; empty for an endpoint.
+    """
+
+    field: str
+    role: str
+    model: LanguageModel
+
+
+def language_models(spec: RunSpec) -> tuple[ModelUse, ...]:
+    """Every language model of the spec, in field order. Equal models with equal servers share a role."""
+    uses: list[ModelUse] = []
+    taken: dict[str, tuple[ModelRef, Server]] = {}
+    for field, value, role in _walk(spec, "", ""):
+        if not isinstance(value, LanguageModel):
+            continue
+        uses.append(ModelUse(field, _role(value, role, taken), value))
+    return tuple(uses)
+
+
+def _role(value: LanguageModel, wanted: str, taken: dict[str, tuple[ModelRef, Server]]) -> str:
+    if value.model is None:
+        return ""
+    served = (value.model, value.server)
+    for name, other in taken.items():
+        if other == served:
+            return name
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}{number}", number + 1
+    taken[name] = served
+    return name
+
+
+def served_roles(spec: RunSpec) -> dict[str, ModelUse]:
+    """The roles that serve language models of the spec, each with its first use."""
+    found: dict[str, ModelUse] = {}
+    for use in language_models(spec):
+        if use.role:
+            found.setdefault(use.role, use)
+    return found
+
+
+def secrets(spec: RunSpec) -> tuple[SecretKey, ...]:
+    """The Secrets' keys that the spec names, each once."""
+    return tuple(dict.fromkeys(value for _, value, _ in _walk(spec, "", "") if isinstance(value, SecretKey)))
+
+
+def _walk(model: BaseModel, path: str, role: str) -> Iterator[tuple[str, Any, str]]:
+    """Every model below ``model`` with its path and the role that its field, or the nearest above it, names."""
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        here = f"{path}/{to_camel(name)}" if path else to_camel(name)
+        marked = next((item.role for item in info.metadata if isinstance(item, ServedAs)), role)
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, item in items:
+            if isinstance(item, BaseModel):
+                place = here if index is None else f"{here}/{index}"
+                yield place, item, marked
+                yield from _walk(item, place, marked)
