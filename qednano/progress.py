@@ -36,6 +36,7 @@ class ProgressReport(BaseModel):
     eta_seconds: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     message: str = ""
+    paused: str = ""  # why the job waits by its own decision; empty while it goes on
     updated: float = 0.0
 
 
@@ -60,6 +61,7 @@ class Reporter:
         stage: str | None = None,
         metrics: Mapping[str, float] | None = None,
         message: str | None = None,
+        paused: str | None = None,
     ) -> None:
         """Change what is given and leave the rest; a new stage starts the rate afresh."""
         with self._lock:
@@ -73,6 +75,8 @@ class Reporter:
                 report.total = total
             if message is not None:
                 report.message = message
+            if paused is not None:
+                report.paused = paused
             if metrics:
                 report.metrics.update({name: float(value) for name, value in metrics.items()})
             if step is not None:

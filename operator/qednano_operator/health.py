@@ -8,15 +8,18 @@ from datetime import datetime
 from qednano.api import ConditionType, RunStatus
 from qednano.api.status import Progress, RoleStatus, Usage
 from qednano.plan import Lifecycle, Role
-from qednano.plan.progress import summarise
+from qednano.plan.progress import summarise, with_tokens
 from qednano.progress import ProgressReport
 from qednano_operator.attempts import is_done, role_attempt, role_status
 from qednano_operator.conditions import clip, find, is_true, put, stamp
+from qednano_operator.limits import progressing
 from qednano_operator.manifests import selector
 from qednano_operator.observe import Observed, Pod, parse_time
 from qednano_operator.subject import Subject
 
 MAIN_ROLE = {"ProofDataset": "dataset", "SFTRun": "trainer", "RLRun": "trainer", "EvalRun": "evaluate"}
+"""The role whose steps are the run's: the essential one of ``qednano.plan.roles`` (a test holds them equal)."""
+
 REPORTING_ROLES = {**{kind: (role,) for kind, role in MAIN_ROLE.items()}, "RLRun": ("trainer", "actor")}
 _ACCRUE_SECONDS = 60  # GPU time is written this often while nothing changes: each write is an API call
 
@@ -54,8 +57,17 @@ def account(status: RunStatus, gpus: int, now: datetime) -> RunStatus:
     since = parse_time(usage.accrued_until)
     seconds = max(0, int((now - since).total_seconds())) if since and status.gpus else 0
     if gpus != status.gpus or seconds >= _ACCRUE_SECONDS:
-        usage = Usage(gpu_seconds=usage.gpu_seconds + seconds * status.gpus, accrued_until=stamp(now))
+        counted = {"gpu_seconds": usage.gpu_seconds + seconds * status.gpus, "accrued_until": stamp(now)}
+        usage = usage.model_copy(update=counted)
     return status.model_copy(update={"gpus": gpus, "usage": usage if usage.accrued_until else status.usage})
+
+
+def spend(status: RunStatus, reports: Mapping[str, ProgressReport]) -> RunStatus:
+    """Add what the run's processes tell of tokens and money."""
+    usage = status.usage or Usage()
+    for report in reports.values():
+        usage = with_tokens(usage, report.metrics)
+    return status if usage == (status.usage or Usage()) else status.model_copy(update={"usage": usage})
 
 
 def progress_of(kind: str, reports: Mapping[str, ProgressReport], old: Progress | None) -> Progress | None:
@@ -64,10 +76,12 @@ def progress_of(kind: str, reports: Mapping[str, ProgressReport], old: Progress 
     if main is None:
         return old
     others: dict[str, float] = {}
+    paused = ""
     for role, report in reports.items():
         if role != MAIN_ROLE[kind]:
             others |= report.metrics
-    found = summarise(kind, main, others)
+            paused = paused or report.paused
+    found = summarise(kind, main, others, paused, old)
     return found if found.headline or old is None else found.model_copy(update={"headline": old.headline})
 
 
@@ -112,8 +126,7 @@ def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> Run
         reason = "Restarting" if restarted else "Starting"
         status = put(status, ConditionType.RUNNING, False, reason, trouble, generation, now)
     if is_true(status, ConditionType.RUNNING):
-        if status.progress is not None:
-            status = put(status, ConditionType.PROGRESSING, True, "Reporting", "", generation, now)
+        status = progressing(subject.with_status(status))
         return status.model_copy(
             update={"message": clip(trouble or (status.progress.message if status.progress else ""))}
         )

@@ -25,7 +25,7 @@ _BACKOFF = 10.0  # seconds until a pod that did not answer is asked again
 _TIMEOUT = 2.0
 _AT_ONCE = 32
 _BYTES = 64 << 10
-_METRICS, _NAME, _TEXT = 32, 64, 512
+_METRICS, _NAME, _TEXT = 48, 64, 512
 _LIVE = ("Starting", "Running", "Restarting")
 
 
@@ -53,6 +53,7 @@ def bounded(report: ProgressReport, now: float) -> ProgressReport:
         eta_seconds=None if eta is None else max(eta, 0.0),
         metrics=metrics,
         message=report.message[:_TEXT],
+        paused=report.paused[:_TEXT],
         updated=max(updated, 0.0) if updated is not None else now,
     )
 

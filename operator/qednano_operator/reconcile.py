@@ -22,9 +22,10 @@ from qednano.plan.progress import headline, listed
 from qednano_operator import manifests, teardown
 from qednano_operator.attempts import answer, fail, failure, is_done, role_attempt
 from qednano_operator.conditions import clip, is_because, is_true, phase_of, put, stamp
-from qednano_operator.decision import Decision, Defaults, Event, Object, World
+from qednano_operator.decision import Decision, Defaults, Event, Object, Target, World
 from qednano_operator.dependencies import resolve
-from qednano_operator.health import MAIN_ROLE, assess, look, progress_of
+from qednano_operator.health import MAIN_ROLE, assess, look, progress_of, spend
+from qednano_operator.limits import deadline, expiry, overdue, seconds_until, stall_failure, stall_time
 from qednano_operator.observe import LABEL, LastWords, Observed, observe, parse_time
 from qednano_operator.subject import Subject, ignored_fields, overlay, plain, read_spec, read_status
 from qednano_operator.transitions import events
@@ -182,13 +183,16 @@ def _advance(subject: Subject, world: World, observed: Observed, defaults: Defau
     status = subject.status.model_copy(
         update={"progress": progress_of(subject.kind, world.reports, subject.status.progress)}
     )
-    subject = subject.with_status(status)
+    subject = subject.with_status(spend(status, world.reports))
     subject = subject.with_status(look(subject, roles, observed))
     if all(is_done(role, subject.status, observed) for role in roles if role.essential):
         return Decision(_complete(subject, observed))
     if subject.spec.suspend or _is_suspended(subject.status):
         return _suspend(subject, observed)
-    found = failure(roles, subject, observed)
+    late = overdue(subject)
+    if late:
+        return Decision(fail(subject, "DeadlineExceeded", late))
+    found = failure(roles, subject, observed) or stall_failure(subject, MAIN_ROLE[subject.kind])
     if found is not None:
         return Decision(answer(subject, found))
     targets, living = teardown.old_attempts(roles, subject.status, observed)
@@ -198,7 +202,7 @@ def _advance(subject: Subject, world: World, observed: Observed, defaults: Defau
         return Decision(status, delete=tuple(targets))
     retry_at = parse_time(subject.status.retry_after)
     if retry_at is not None and retry_at > subject.now:
-        wait = (retry_at - subject.now).total_seconds()
+        wait = seconds_until(subject, retry_at, deadline(subject))
         return Decision(subject.status, delete=tuple(targets), wake_after=wait)
     subject = subject.with_status(subject.status.model_copy(update={"retry_after": ""}))
     missing = _missing(subject, roles, observed, defaults)
@@ -207,7 +211,9 @@ def _advance(subject: Subject, world: World, observed: Observed, defaults: Defau
         status = subject.status.model_copy(update={"message": clip(taken)})
         status = put(status, ConditionType.RUNNING, False, "NameTaken", taken, subject.generation, subject.now)
         return Decision(status, delete=tuple(targets), wake_after=30)
-    return Decision(assess(subject, roles, observed), apply=tuple(missing), delete=tuple(targets))
+    found_status = assess(subject, roles, observed)
+    wake = seconds_until(subject, deadline(subject), stall_time(subject.with_status(found_status)))
+    return Decision(found_status, apply=tuple(missing), delete=tuple(targets), wake_after=wake)
 
 
 def _missing(subject: Subject, roles: tuple[Role, ...], observed: Observed, defaults: Defaults) -> list[Object]:
@@ -310,13 +316,21 @@ def _finish(subject: Subject, observed: Observed) -> Decision:
     if quiet:
         targets += teardown.network(subject.name, observed)
     if not is_because(status, ConditionType.SUCCEEDED, "Completing"):
-        return Decision(status, delete=tuple(targets))
+        return _expire(subject.with_status(status), targets)
     since = parse_time(status.completion_time)
     age = (subject.now - since).total_seconds() if since else 0.0
     if not quiet and age < _COMPLETING_SECONDS:
         return Decision(status, delete=tuple(targets), wake_after=_COMPLETING_SECONDS - age)
     status = put(status, ConditionType.SUCCEEDED, True, "Completed", status.message, subject.generation, subject.now)
     return Decision(status, delete=tuple(targets))
+
+
+def _expire(subject: Subject, targets: list[Target]) -> Decision:
+    """An ended run: nothing more to do but to delete it once its time is over."""
+    end = expiry(subject)
+    if end is not None and subject.now >= end and not targets:
+        return Decision(subject.status, delete=(Target(subject.kind, subject.name, subject.uid),))
+    return Decision(subject.status, delete=tuple(targets), wake_after=seconds_until(subject, end))
 
 
 __all__ = ["Decision", "Defaults", "Event", "World", "reconcile"]

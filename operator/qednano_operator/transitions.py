@@ -60,6 +60,12 @@ def _scheduling(before: RunStatus, after: RunStatus) -> Iterator[Event]:
         yield Event("Unschedulable", new.message, warning=True)
 
 
+def _progressing(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    old, new = find(before, ConditionType.PROGRESSING), find(after, ConditionType.PROGRESSING)
+    if new is not None and new.reason in ("Stalled", "Paused") and (old is None or old.reason != new.reason):
+        yield Event(new.reason, new.message, warning=True)
+
+
 def _refused(before: RunStatus, after: RunStatus) -> Iterator[Event]:
     old, new = find(before, ConditionType.RUNNING), find(after, ConditionType.RUNNING)
     reasons = ("ObjectRefused", "NameTaken")
@@ -69,5 +75,5 @@ def _refused(before: RunStatus, after: RunStatus) -> Iterator[Event]:
 
 def events(kind: str, before: RunStatus, after: RunStatus) -> list[Event]:
     """Events for the change from one status to the next, in the order in which things happened."""
-    rows = (_accepted, _waiting, _attempts, _refused, _scheduling, _phases)
+    rows = (_accepted, _waiting, _attempts, _refused, _scheduling, _progressing, _phases)
     return [event for row in rows for event in row(before, after)]

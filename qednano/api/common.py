@@ -207,6 +207,34 @@ class Restart(ApiModel):
     max_backoff_seconds: int = Field(default=300, ge=0, le=86400, description="The longest wait.")
 
 
+class OnStall(StrEnum):
+    """What happens to a run that has stopped moving."""
+
+    REPORT = "Report"
+    RESTART = "Restart"
+
+
+class Limits(ApiModel):
+    """How long a run may take, and how long it may stand still."""
+
+    active_deadline_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=31536000,
+        description="The run fails when it has been active for so long since its start or last resume; 0 is no limit.",
+    )
+    stall_seconds: int = Field(
+        default=1800,
+        ge=0,
+        le=604800,
+        description="A running run whose progress has not changed for so long counts as stalled; 0 never does.",
+    )
+    on_stall: OnStall = Field(
+        default=OnStall.REPORT,
+        description="Report sets the condition Progressing to False; Restart also starts the next attempt, counted.",
+    )
+
+
 class RunSpec(ApiModel):
     """Fields of every kind."""
 
@@ -220,7 +248,15 @@ class RunSpec(ApiModel):
     restart: Restart = Field(default_factory=Restart, description="Restart policy.")
     scheduling: Scheduling = Field(default_factory=Scheduling, description="Node selection and priority.")
 
-    mutable: ClassVar[tuple[str, ...]] = ("suspend", "restart")
+    limits: Limits = Field(default_factory=Limits, description="How long the run may take and stand still.")
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=31536000,
+        description="The ended run is deleted after so long; what it made stays on the volume. Absent keeps it.",
+    )
+
+    mutable: ClassVar[tuple[str, ...]] = ("suspend", "restart", "limits", "ttlSecondsAfterFinished")
 
 
 class Sampling(ApiModel):

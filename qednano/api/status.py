@@ -81,7 +81,11 @@ class Progress(ApiModel):
     )
     headline: Label = Field(default="", description="The number to show: reward, loss or score.")
     staleness: Label = Field(default="", description="Mean staleness of an RL run, in optimizer steps.")
+    rows_in: int | None = Field(default=None, description="Rows that the sources of a ProofDataset gave.")
+    rows_out: int | None = Field(default=None, description="Rows that its last finished stage let through.")
+    paused: Text = Field(default="", description="Why the run waits by its own decision.")
     updated: Time = ""
+    changed: Time = Field(default="", description="When the progress last differed from what it was before.")
 
 
 class RoleStatus(ApiModel):
@@ -110,6 +114,9 @@ class Usage(ApiModel):
     """What the run has used."""
 
     gpu_seconds: int = 0
+    prompt_tokens: int = Field(default=0, description="Tokens that language models were given.")
+    completion_tokens: int = Field(default=0, description="Tokens that they gave.")
+    cost: Label = Field(default="", description="Money spent on endpoints with a known price.")
     accrued_until: Time = Field(default="", description="Up to when the use is counted.")
 
 

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from qednano.api.status import Progress
+from qednano.api.status import Progress, Usage
 from qednano.local.process import Child
-from qednano.plan.progress import summarise
+from qednano.plan.progress import summarise, with_tokens
 from qednano.progress import ProgressReport
 
 
@@ -18,10 +18,11 @@ def timestamp(seconds: float | None = None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def progress_of(kind: str, children: Iterable[Child]) -> Progress | None:
+def progress_of(kind: str, children: Iterable[Child], before: Progress | None = None) -> Progress | None:
     """The essential role's newest report, with metrics of the other roles added; None before the first."""
     main: ProgressReport | None = None
     others: dict[str, float] = {}
+    paused = ""
     for child in children:
         report = child.report
         if report is None:
@@ -30,9 +31,19 @@ def progress_of(kind: str, children: Iterable[Child]) -> Progress | None:
             main = _with_last_words(report, child)
         else:
             others |= report.metrics
+            paused = paused or report.paused
     if main is None:
         return None
-    return summarise(kind, main, others)
+    return summarise(kind, main, others, paused, before)
+
+
+def usage_of(children: Iterable[Child], before: Usage | None) -> Usage | None:
+    """The tokens and the money that the processes have told of so far; None while there are none."""
+    usage = before or Usage()
+    for child in children:
+        if child.report is not None:
+            usage = with_tokens(usage, child.report.metrics)
+    return usage if before is not None or usage != Usage() else None
 
 
 def _with_last_words(report: ProgressReport, child: Child) -> ProgressReport:

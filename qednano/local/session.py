@@ -29,7 +29,7 @@ from qednano.local.folders import (
     write_config,
 )
 from qednano.local.graph import Key, in_order, key_of, label, needs
-from qednano.local.observe import progress_of, timestamp
+from qednano.local.observe import progress_of, timestamp, usage_of
 from qednano.local.process import Leash
 from qednano.local.supervise import Supervisor
 from qednano.plan import Role, roles
@@ -243,6 +243,7 @@ def _leash(lock: RootLock) -> Iterator[Leash]:
 def _observe(status: RunStatus, supervisor: Supervisor, final: Phase | None) -> RunStatus:
     children = [child for unit in supervisor.units for child in unit.children]
     ended = {"completion_time": timestamp()} if final in (Phase.SUCCEEDED, Phase.FAILED) else {}
+    progress = progress_of(supervisor.run.kind, children, status.progress)
     return status.model_copy(
         update={
             "phase": final or supervisor.phase(),
@@ -251,7 +252,8 @@ def _observe(status: RunStatus, supervisor: Supervisor, final: Phase | None) -> 
             "counted_restarts": supervisor.counted_restarts,
             "attempts": supervisor.attempts,
             "roles": supervisor.roles(),
-            "progress": progress_of(supervisor.run.kind, children) or status.progress,
+            "progress": progress or status.progress,
+            "usage": usage_of(children, status.usage),
             **ended,
         }
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from qednano.api import Phase, Run
+from qednano.api.common import OnStall
 from qednano.api.status import Attempt, RoleStatus
 from qednano.artifacts import newest_attempt
 from qednano.errors import Unavailable
@@ -98,6 +99,8 @@ class Supervisor:
             self.attempts = list(before.attempts)
         self.attempt = max(newest_attempt(folder.path), before.attempt if before else 0)
         self._leash = leash
+        self._began = self._moved = time.monotonic()
+        self._signs: tuple[object, ...] = ()
         self._final: Phase | None = None  # decided, and the rest is being ended
         self._final_kill_at = 0.0
         for unit in self.units:
@@ -112,6 +115,8 @@ class Supervisor:
                 self._watch(unit, now)
         if self._final is None and all(unit.done for unit in self.units if unit.role.essential):
             self._close(Phase.SUCCEEDED, "", CLOSE_GRACE)
+        if self._final is None:
+            self._keep_limits(now)
         if self._final is None:
             return None
         return self._closed(now)
@@ -197,6 +202,34 @@ class Supervisor:
             unit.kill_at = now + SAVE_GRACE
             for child in unit.living():
                 child.terminate()
+
+    def _keep_limits(self, now: float) -> None:
+        """End a run that has been active for too long; report or restart one that stands still (spec.limits)."""
+        limits = self.run.spec.limits
+        if limits.active_deadline_seconds and now - self._began > limits.active_deadline_seconds:
+            seconds = limits.active_deadline_seconds
+            self._close(
+                Phase.FAILED,
+                f"it has been active for {seconds} s (spec.limits.activeDeadlineSeconds); what it saved is kept: "
+                "run it again with a longer limit",
+                SAVE_GRACE,
+            )
+            return
+        units = [unit for unit in self.units if unit.role.essential]
+        reports = [child.report for unit in units for child in unit.children if child.report is not None]
+        signs = (self.phase(), *((item.stage, item.step, item.message, *item.metrics.items()) for item in reports))
+        if signs != self._signs or any(item.paused for item in reports) or self.phase() is not Phase.RUNNING:
+            self._signs, self._moved = signs, now
+        elif limits.stall_seconds and now - self._moved > limits.stall_seconds:
+            why = f"nothing has changed for {limits.stall_seconds} s (spec.limits.stallSeconds)"
+            self.message = f"{why}; look at the logs in {self.folder.path / 'logs'}"
+            if limits.on_stall is OnStall.RESTART:
+                for unit in units:
+                    name = f"{unit.role.name}-{unit.indices[0]}"
+                    unit.ending = Ending(name, Unavailable.exit_code, "Stalled", why)
+                    unit.kill_at = now + SAVE_GRACE
+                    for child in unit.living():
+                        child.terminate()
 
     def _judge(self, unit: Unit, ending: Ending, now: float) -> None:
         if unit.port_losses < _PORT_LOSSES and any(child.lost_its_port() for child in unit.children):

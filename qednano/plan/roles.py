@@ -81,7 +81,7 @@ def _server(name: str, server: Server) -> Role:
 
 
 def roles(spec: RunSpec) -> tuple[Role, ...]:
-    """The roles of a run, in the order in which they are started: servers of language models that it asks, then its own."""
+    """The roles of a run in starting order: servers of the language models that it asks, then its own."""
     served = tuple(_server(name, use.model.server) for name, use in served_roles(spec).items())
     return served + _own_roles(spec)
 

@@ -11,11 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qednano_operator.cache import compact
 from qednano_operator.decision import Defaults, World
+from qednano_operator.health import MAIN_ROLE
 from qednano_operator.progress import bounded
 from qednano_operator.reconcile import reconcile
 from qednano_operator.status import stored
 
+from qednano.api import KINDS
+from qednano.plan import roles
 from qednano.progress import ProgressReport
+from tests.operator.harness import manifest
 from tests.operator.simulation import LABEL, Simulation
 
 NO_WAIT = {"maxRestarts": 3, "backoffSeconds": 0, "maxBackoffSeconds": 0}
@@ -310,3 +314,80 @@ def test_a_sidecar_that_was_injected_does_not_speak_for_the_job() -> None:
     sidecar = {"name": "proxy", "state": {"terminated": {"exitCode": 0}}}
     pod["status"]["containerStatuses"] = [sidecar, {**mine, "name": "trainer"}]
     assert simulation.decide().status.attempts[-1].exit_code == 78
+
+
+def _condition(simulation: Simulation, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(item for item in simulation.status["conditions"] if item["type"] == kind)
+    return found
+
+
+def test_the_main_role_is_the_essential_one_of_the_plan() -> None:
+    for kind, role in MAIN_ROLE.items():
+        spec = KINDS[kind].spec_type().model_validate(manifest(kind, "a", "ns")["spec"])
+        assert [item.name for item in roles(spec) if item.essential] == [role]
+
+
+def test_a_run_that_is_active_for_too_long_fails_and_leaves_no_pod() -> None:
+    simulation = _running("RLRun", limits={"activeDeadlineSeconds": 7200, "stallSeconds": 0})
+    simulation.now += timedelta(seconds=7201)
+    simulation.settle(code=None)
+    assert simulation.status["phase"] == "Failed"
+    assert _condition(simulation, "Failed")["reason"] == "DeadlineExceeded"
+    assert "spec.limits.activeDeadlineSeconds" in simulation.status["message"]
+    assert not [pod for pod in simulation.pods() if pod["status"]["phase"] == "Running"]
+
+
+def test_the_deadline_counts_from_the_last_resume() -> None:
+    simulation = _running("SFTRun", trainer={"maxSteps": 10}, limits={"activeDeadlineSeconds": 7200, "stallSeconds": 0})
+    simulation.run["spec"]["suspend"] = True
+    simulation.settle(code=None)
+    simulation.now += timedelta(days=1)
+    simulation.run["spec"]["suspend"] = False
+    simulation.settle(code=None)
+    assert simulation.status["phase"] == "Running"
+
+
+def test_a_run_that_stands_still_says_so_and_is_restarted_when_asked() -> None:
+    reported = _running("SFTRun", trainer={"maxSteps": 10}, limits={"stallSeconds": 3600})
+    reported.now += timedelta(seconds=3700)
+    reported.operator()
+    assert reported.status["phase"] == "Running"
+    assert _condition(reported, "Progressing")["reason"] == "Stalled"
+    assert "spec.limits.stallSeconds" in _condition(reported, "Progressing")["message"]
+    restarted = _running("SFTRun", trainer={"maxSteps": 10}, limits={"stallSeconds": 3600, "onStall": "Restart"})
+    restarted.now += timedelta(seconds=3700)
+    restarted.operator()
+    assert restarted.status["attempt"] == 2
+    assert restarted.status["attempts"][-1]["reason"] == "Stalled"
+    restarted.settle()
+    assert restarted.status["phase"] == "Succeeded"
+
+
+def test_what_waits_by_its_own_decision_is_no_stall() -> None:
+    simulation = _running("RLRun", limits={"stallSeconds": 3600})
+    report = ProgressReport(step=3, paused="9 of the last 20 grades failed", updated=simulation.now.timestamp())
+    simulation.reports = {"trainer": ProgressReport(step=3, updated=simulation.now.timestamp()), "actor": report}
+    simulation.operator()
+    simulation.now += timedelta(seconds=7200)
+    simulation.operator()
+    condition = _condition(simulation, "Progressing")
+    assert (condition["status"], condition["reason"]) == ("False", "Paused")
+    assert condition["message"] == report.paused
+
+
+def test_an_ended_run_is_deleted_after_its_time_and_not_before() -> None:
+    simulation = _running("EvalRun", ttlSecondsAfterFinished=86400)
+    simulation.finish()
+    decision = simulation.decide()
+    assert not decision.delete and decision.wake_after is not None and 0 < decision.wake_after <= 86400
+    simulation.now += timedelta(seconds=86401)
+    assert [(target.kind, target.name) for target in simulation.decide().delete] == [("EvalRun", "tiny")]
+
+
+def test_tokens_and_money_are_totals_that_never_fall() -> None:
+    simulation = _running("EvalRun")
+    for told in ({"tokens/in": 10.0, "tokens/out": 20.0, "cost": 1.5}, {"tokens/in": 4.0, "cost": 0.5}):
+        simulation.reports = {"evaluate": ProgressReport(metrics=told, updated=simulation.now.timestamp())}
+        simulation.operator()
+    usage = simulation.status["usage"]
+    assert (usage["promptTokens"], usage["completionTokens"], usage["cost"]) == (10, 20, "1.50")

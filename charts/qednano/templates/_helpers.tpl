@@ -49,7 +49,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "qednano.rules" -}}
 - apiGroups: [qednano.dev]
   resources: [proofdatasets, sftruns, rlruns, evalruns]
-  verbs: [get, list, watch]
+  # delete: spec.ttlSecondsAfterFinished
+  verbs: [get, list, watch, delete]
+# Evaluations of checkpoints, for runs that ask for them.
+- apiGroups: [qednano.dev]
+  resources: [evalruns]
+  verbs: [create]
 - apiGroups: [qednano.dev]
   resources: [proofdatasets/status, sftruns/status, rlruns/status, evalruns/status]
   verbs: [patch]
