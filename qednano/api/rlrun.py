@@ -10,18 +10,16 @@ from pydantic import ConfigDict, Field, model_validator
 
 from qednano.api.common import (
     ApiModel,
-    CheckpointPolicy,
     DatasetRef,
     DecimalString,
-    Engine,
     ModelRef,
-    Optimisation,
     Resources,
     RunSpec,
     Sampling,
     Server,
     rule,
 )
+from qednano.api.engine import CheckpointPolicy, Engine, Optimisation
 from qednano.api.grader import Grader
 
 

@@ -8,16 +8,14 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from qednano.api.common import (
     ApiModel,
-    CheckpointPolicy,
     DatasetRef,
-    Engine,
     ModelRef,
-    Optimisation,
     RunSpec,
     exactly_one,
     exactly_one_rule,
     rule,
 )
+from qednano.api.engine import CheckpointPolicy, Engine, Optimisation
 
 
 class InitialModel(ApiModel):

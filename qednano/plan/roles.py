@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qednano.api import EvalRunSpec, ProofDatasetSpec, RLRunSpec, SFTRunSpec
-from qednano.api.common import Engine, Resources, RunSpec, Server
+from qednano.api.common import Resources, RunSpec, Server
+from qednano.api.engine import Engine
 from qednano.plan.language_models import served_roles
 
 

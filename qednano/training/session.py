@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from qednano import metrics
-from qednano.api.common import CheckpointPolicy, Engine, Optimisation
+from qednano.api.engine import CheckpointPolicy, Engine, Optimisation
 from qednano.artifacts import check_fence, claim_attempt, publish, read_manifest, staging, write_manifest
 from qednano.errors import ArtifactError, Stopped
 from qednano.job import JobContext, Outcome
