@@ -33,6 +33,10 @@ def _misbehave(ctx: JobContext, script: dict) -> None:
     failure = failures[count]
     if failure == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
+    if failure == "stand still":
+        ctx.reporter.update(step=1, stage="count")
+        ctx.stopping.wait(600)
+        raise Stopped("stopped where it stood")
     raise _ERRORS[failure](f"{ctx.role} was told to fail with {failure}")
 
 
