@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 STEP = Gauge("qednano_step", "Optimizer steps done (trainers) or items done (other jobs).", ["role"])
 STEPS_TOTAL = Gauge("qednano_step_target", "Steps or items this job will do in all.", ["role"])
+PAUSED = Gauge("qednano_paused", "1 while the job waits by its own decision (graders failing, budget spent).", ["role"])
 LOSS = Gauge("qednano_train_loss", "Loss of the last optimizer step, per token.", ["role"])
 LEARNING_RATE = Gauge("qednano_train_learning_rate", "Learning rate of the last optimizer step.", ["role"])
 GRAD_NORM = Gauge("qednano_train_grad_norm", "Global gradient norm before clipping.", ["role"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from qednano import metrics as prometheus
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,15 @@ class Reporter:
                 report.step = step
                 self._history.append((self._clock(), step))
             report.updated = time.time()
+            self._export(report)
+
+    @staticmethod
+    def _export(report: ProgressReport) -> None:
+        role = os.environ.get("QED_ROLE", "")
+        prometheus.STEP.labels(role).set(report.step)
+        if report.total is not None:
+            prometheus.STEPS_TOTAL.labels(role).set(report.total)
+        prometheus.PAUSED.labels(role).set(1 if report.paused else 0)
 
     def report(self) -> ProgressReport:
         """The newest report, with rate and ETA taken over the last updates."""

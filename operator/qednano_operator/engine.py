@@ -16,6 +16,7 @@ from qednano_operator.cache import Cache, Key, compact
 from qednano_operator.conditions import clip
 from qednano_operator.decision import Decision, Defaults, Event, Object
 from qednano_operator.kube import ApiError, Conflict, Kube, KubeError
+from qednano_operator.limits import held_reason
 from qednano_operator.observe import parse_time
 from qednano_operator.reconcile import reconcile, refused
 from qednano_operator.status import difference, is_urgent, stored
@@ -47,6 +48,7 @@ class Engine:
         self._add_after = add_after
         self._written: dict[Key, float] = {}
         self._phases: dict[Key, str] = {}
+        self._held: dict[Key, str] = {}
 
     async def handle(self, key: Key) -> None:
         """One pass over one run."""
@@ -172,7 +174,19 @@ class Engine:
         if used > 0:
             metrics.GPU_SECONDS.labels(namespace, kind).inc(used)
 
+    def _count_held(self, key: Key, reason: str) -> None:
+        old = self._held.get(key, "")
+        if old == reason:
+            return
+        if old:
+            metrics.NOT_PROGRESSING.labels(key[0], old).dec()
+            del self._held[key]
+        if reason:
+            metrics.NOT_PROGRESSING.labels(key[0], reason).inc()
+            self._held[key] = reason
+
     def _count_phase(self, key: Key, status: RunStatus) -> None:
+        self._count_held(key, held_reason(status))
         old, new = self._phases.get(key), status.phase.value if status.phase else "Pending"
         if old == new:
             return
@@ -185,6 +199,7 @@ class Engine:
 
     def _forget(self, key: Key) -> None:
         self._written.pop(key, None)
+        self._count_held(key, "")
         old = self._phases.pop(key, None)
         if old is not None:
             metrics.RUNS.labels(key[0], old).dec()

@@ -100,6 +100,13 @@ def progressing(subject: Subject) -> RunStatus:
     return status
 
 
+def held_reason(status: RunStatus) -> str:
+    """Stalled or Paused, for a run in which nothing goes on; empty for any other."""
+    found = find(status, ConditionType.PROGRESSING)
+    held = found is not None and found.status == "False" and found.reason in ("Stalled", "Paused")
+    return found.reason if found is not None and held else ""
+
+
 def expiry(subject: Subject) -> datetime | None:
     """When the ended run is to be deleted; None when it stays."""
     seconds, end = subject.spec.ttl_seconds_after_finished, parse_time(subject.status.completion_time)

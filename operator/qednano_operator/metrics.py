@@ -16,9 +16,15 @@ QUEUE_SECONDS = Histogram("qednano_operator_queue_seconds", "Seconds a key waite
 API_REQUESTS = Counter("qednano_operator_api_requests", "Requests to the API server.", ["method", "kind", "code"])
 API_SECONDS = Histogram("qednano_operator_api_request_seconds", "Seconds for one request.", ["method"])
 WATCH_EVENTS = Counter("qednano_operator_watch_events", "Watch events received.", ["kind"])
+CORRECTIONS = Counter(
+    "qednano_operator_resync_corrections", "Runs whose objects a full list showed otherwise than the watches had."
+)
 LEADER = Gauge("qednano_operator_leader", "1 when this process holds the lease.")
 LOOP_LAG = Gauge("qednano_operator_loop_lag_seconds", "How late the event loop woke up last time.")
 RUNS = Gauge("qednano_runs", "Runs by kind and phase.", ["kind", "phase"])
+NOT_PROGRESSING = Gauge(
+    "qednano_runs_not_progressing", "Running runs that stand still or wait by their own decision.", ["kind", "reason"]
+)
 TRANSITIONS = Counter("qednano_run_phase_transitions", "Phases that runs entered.", ["kind", "phase"])
 RESTARTS = Counter("qednano_run_restarts", "Attempts after the first, by why the last one ended.", ["kind", "reason"])
 GPU_SECONDS = Counter("qednano_run_gpu_seconds", "GPU-seconds held by runs.", ["namespace", "kind"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from qednano.api import KINDS
+from qednano_operator import metrics
 from qednano_operator.cache import CHILD_KINDS, Cache, Key, compact
 from qednano_operator.kube import Kube, KubeError
 from qednano_operator.watch import SELECTOR
@@ -41,7 +42,9 @@ async def keep_synced(
     while True:
         await asyncio.sleep(interval * random.uniform(0.9, 1.1))
         try:
-            for key in await resync(kube, cache, namespaces):
+            concerned = await resync(kube, cache, namespaces)
+            metrics.CORRECTIONS.inc(len(concerned))
+            for key in concerned:
                 add(key)
         except KubeError as error:
             log.warning("the resync failed and is tried again later: %s", error)
