@@ -13,6 +13,19 @@ import pyarrow.parquet as pq
 
 from qednano.errors import DataError
 
+CANDIDATE = pa.struct(
+    [
+        pa.field("proof", pa.string(), nullable=False),
+        pa.field("reasoning", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("votes", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -24,13 +37,47 @@ SCHEMA = pa.schema(
         pa.field("difficulty", pa.int32(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("meta", pa.string(), nullable=False),
+        pa.field("reasoning", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float64()), nullable=False),
+        pa.field("candidates", pa.list_(CANDIDATE), nullable=False),
+        pa.field("pass_rate", pa.float64()),
+        pa.field("mean_reward", pa.float64()),
+        pa.field("attempts", pa.int32(), nullable=False),
     ]
 )
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A proof that waits to be selected, its thinking apart. `score` is 0..7 from `votes`, None as long as ungraded."""
+
+    proof: str
+    reasoning: str = ""
+    model: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    score: float | None = None
+    votes: list[float] = field(default_factory=list)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the token limit ended it."""
+        return self.finish_reason == "length"
+
+    @property
+    def disagreement(self) -> float:
+        """The difference between its highest and its lowest grading, in points."""
+        return max(self.votes) - min(self.votes) if self.votes else 0.0
+
+
+@dataclass(frozen=True)
 class ProblemRow:
-    """One problem. `solutions` are proofs to learn from, `reference` the official one; rubric, meta are JSON texts."""
+    """One problem. `solutions` are proofs to learn from, `reference` the official one; rubric, meta are JSON texts.
+
+    `reasoning[i]` is the thinking before `solutions[i]` and `scores[i]` its grade (0..7); both lists may be empty.
+    `pass_rate` (share of passes) and `mean_reward` (mean score / 7), 0..1, are a model's in so many `attempts`.
+    """
 
     id: str
     problem: str
@@ -41,6 +88,23 @@ class ProblemRow:
     difficulty: int = 0
     source: str = ""
     meta: str = "{}"
+    reasoning: list[str] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    pass_rate: float | None = None
+    mean_reward: float | None = None
+    attempts: int = 0
+
+    def __post_init__(self) -> None:
+        if any(isinstance(item, dict) for item in self.candidates):  # as files have them
+            candidates = [Candidate(**item) if isinstance(item, dict) else item for item in self.candidates]
+            object.__setattr__(self, "candidates", candidates)
+
+    @property
+    def characters(self) -> int:
+        """About how much memory and disk it takes."""
+        texts = [self.problem, self.reference or "", self.rubric or "", *self.solutions, *self.reasoning]
+        return sum(map(len, texts)) + sum(len(item.proof) + len(item.reasoning) for item in self.candidates)
 
 
 _NAMES = [item.name for item in fields(ProblemRow)]
