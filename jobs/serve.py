@@ -10,7 +10,7 @@ from qednano.errors import Stopped
 from qednano.job import JobContext, Outcome, job
 from qednano.llm.serving import ModelServer, Serving
 from qednano.llm.vllm import VllmOptions, free_port
-from qednano.plan import served_input, served_roles
+from qednano.plan import evaluated_models, served_input, served_roles
 
 
 def server_of(ctx: JobContext) -> ModelServer:
@@ -21,7 +21,7 @@ def server_of(ctx: JobContext) -> ModelServer:
     elif ctx.config.kind == "RLRun":
         server, source, follow, loadable = ctx.spec.rollout, "model", True, False
     else:
-        server, source, follow, loadable = ctx.spec.server, "model", False, True
+        server, source, follow, loadable = ctx.spec.server, next(iter(evaluated_models(ctx.spec))), False, True
     model = ctx.config.inputs[source].uri.removeprefix("file://").removeprefix("hf://")
     options = VllmOptions(
         model=model,

@@ -94,6 +94,7 @@ class Checkpoint(StrEnum):
 
     INITIAL = "Initial"
     FINAL = "Final"
+    BEST = "Best"
 
 
 class RunReference(ApiModel):
@@ -102,8 +103,18 @@ class RunReference(ApiModel):
     name: Name = Field(description="Name of the run, in the same namespace.")
     checkpoint: Checkpoint = Field(
         default=Checkpoint.FINAL,
-        description="Final is the run's artifact; Initial is the model it started from.",
+        description="Final is the run's artifact; Initial is the model it started from; Best is the step that its "
+        "evaluation with best: true scored highest.",
     )
+    step: int | None = Field(
+        default=None, ge=1, le=1000000, description="The weights after this step, which the run kept for an evaluation."
+    )
+
+    @model_validator(mode="after")
+    def _which(self) -> RunReference:
+        if self.step is not None and self.checkpoint is not Checkpoint.FINAL:
+            raise ValueError(f"step is {self.step} and checkpoint is {self.checkpoint}; leave one of them out")
+        return self
 
 
 class ModelRef(ApiModel):

@@ -20,6 +20,7 @@ from qednano.api.common import (
     rule,
 )
 from qednano.api.engine import CheckpointPolicy, Engine, Optimisation
+from qednano.api.evaluations import Evaluation, check_evaluations
 from qednano.api.grader import Grader
 
 
@@ -142,8 +143,19 @@ class RLRunSpec(RunSpec):
     actor: Actor = Field(default_factory=Actor, description="The process between pool, grader and trainer.")
     trainer: RLTrainer = Field(default_factory=RLTrainer, description="Engine and optimizer.")
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy, description="When to save.")
+    evaluations: list[Evaluation] = Field(
+        default_factory=list,
+        max_length=4,
+        description="Evaluations of chosen checkpoints while the run goes on.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
 
     mutable: ClassVar[tuple[str, ...]] = (*RunSpec.mutable, "rollout.replicas")
+
+    @model_validator(mode="after")
+    def _evaluations(self) -> RLRunSpec:
+        check_evaluations(self.evaluations)
+        return self
 
     @model_validator(mode="after")
     def _lengths(self) -> RLRunSpec:

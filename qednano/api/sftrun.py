@@ -16,6 +16,7 @@ from qednano.api.common import (
     rule,
 )
 from qednano.api.engine import CheckpointPolicy, Engine, Optimisation
+from qednano.api.evaluations import Evaluation, check_evaluations
 
 
 class InitialModel(ApiModel):
@@ -85,5 +86,16 @@ class SFTRunSpec(RunSpec):
     dataset: DatasetRef = Field(description="Problems with solutions.")
     trainer: SFTTrainer = Field(description="Engine and optimizer.")
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy, description="When to save.")
+    evaluations: list[Evaluation] = Field(
+        default_factory=list,
+        max_length=4,
+        description="Evaluations of chosen checkpoints while the run goes on.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
 
     mutable: ClassVar[tuple[str, ...]] = RunSpec.mutable
+
+    @model_validator(mode="after")
+    def _evaluations(self) -> SFTRunSpec:
+        check_evaluations(self.evaluations)
+        return self

@@ -5,7 +5,15 @@ The operator turns roles into pods, the local runner into processes; both take t
 
 from qednano.plan.language_models import ModelUse, language_models, secrets, served_roles
 from qednano.plan.lifecycle import Action, Verdict, backoff_seconds, classify, told_exit_code
-from qednano.plan.references import Reference, literal_inputs, locate, references, served_input
+from qednano.plan.references import (
+    Reference,
+    evaluated_models,
+    export_path,
+    literal_inputs,
+    locate,
+    references,
+    served_input,
+)
 from qednano.plan.roles import Lifecycle, Role, roles
 
 __all__ = [
@@ -17,6 +25,8 @@ __all__ = [
     "Verdict",
     "backoff_seconds",
     "classify",
+    "evaluated_models",
+    "export_path",
     "language_models",
     "literal_inputs",
     "locate",

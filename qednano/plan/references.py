@@ -9,18 +9,25 @@ from qednano.api import EvalRunSpec, RLRunSpec, SFTRunSpec
 from qednano.api.common import Checkpoint, DatasetRef, ModelRef, RunReference, RunSpec
 from qednano.plan.language_models import served_roles
 
+_PARTS = {Checkpoint.FINAL: "model", Checkpoint.INITIAL: "initial", Checkpoint.BEST: "best"}
+
 
 @dataclass(frozen=True)
 class Reference:
     """``field`` of the spec needs ``part`` of the run ``kind``/``name`` of the same namespace.
 
-    ``part`` is ``model``, ``initial``, or ``split/<name>``.
+    ``part`` is ``model``, ``initial``, ``best``, ``step/<step>`` or ``split/<name>``.
     """
 
     field: str
     kind: str
     name: str
     part: str
+
+
+def export_path(step: int) -> PurePosixPath:
+    """Below a training run's folder: the model after `step` steps, as an artifact that the trainer exported."""
+    return PurePosixPath("exports") / f"step-{step:06d}" / "model"
 
 
 def served_input(role: str) -> str:
@@ -39,10 +46,13 @@ def _own_models(spec: RunSpec) -> list[tuple[str, ModelRef]]:
     if isinstance(spec, SFTRunSpec | RLRunSpec):
         return [("model", spec.model)]
     if isinstance(spec, EvalRunSpec):
-        return [("model", spec.model)] + [
-            (f"baselines/{index}", baseline.model) for index, baseline in enumerate(spec.baselines)
-        ]
+        return list(evaluated_models(spec).items())
     return []
+
+
+def evaluated_models(spec: EvalRunSpec) -> dict[str, ModelRef]:
+    """Field to model of those that the run's own servers serve in turn, in that order; endpoints are not among them."""
+    return {field: model for field, _, model in spec.contenders if model.endpoint is None}
 
 
 def _datasets(spec: RunSpec) -> list[tuple[str, DatasetRef]]:
@@ -54,8 +64,9 @@ def _datasets(spec: RunSpec) -> list[tuple[str, DatasetRef]]:
 
 
 def _of_run(field: str, kind: str, reference: RunReference) -> Reference:
-    part = "initial" if reference.checkpoint is Checkpoint.INITIAL else "model"
-    return Reference(field, kind, reference.name, part)
+    if reference.step is not None:
+        return Reference(field, kind, reference.name, f"step/{reference.step}")
+    return Reference(field, kind, reference.name, _PARTS[reference.checkpoint])
 
 
 def references(spec: RunSpec) -> tuple[Reference, ...]:
@@ -84,6 +95,8 @@ def locate(reference: Reference, artifact_uri: str) -> str:
     folder = PurePosixPath(artifact_uri)
     if reference.part == "model":
         return str(folder / "model")
-    if reference.part == "initial":
-        return str(folder.parent / "initial")
+    if reference.part in ("initial", "best"):
+        return str(folder.parent / reference.part)
+    if reference.part.startswith("step/"):
+        return str(folder.parent / export_path(int(reference.part.removeprefix("step/"))))
     return str(folder / f"{reference.part.removeprefix('split/')}.parquet")

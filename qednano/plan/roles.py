@@ -9,6 +9,7 @@ from qednano.api import EvalRunSpec, ProofDatasetSpec, RLRunSpec, SFTRunSpec
 from qednano.api.common import Resources, RunSpec, Server
 from qednano.api.engine import Engine
 from qednano.plan.language_models import served_roles
+from qednano.plan.references import evaluated_models
 
 
 class Lifecycle(StrEnum):
@@ -100,8 +101,15 @@ def _own_roles(spec: RunSpec) -> tuple[Role, ...]:
                 Role("actor", "qednano_jobs.rl_actor", "worker", Lifecycle.TASK, spec.actor.resources),
             )
         case EvalRunSpec():
-            return (
-                _server("server", spec.server),
-                Role("evaluate", "qednano_jobs.evaluate", "worker", Lifecycle.TASK, spec.resources, essential=True),
+            served = evaluated_models(spec)
+            evaluate = Role(
+                "evaluate",
+                "qednano_jobs.evaluate",
+                "worker",
+                Lifecycle.TASK,
+                spec.resources,
+                replicas=spec.shards,
+                essential=True,
             )
+            return (_server("server", spec.server), evaluate) if served else (evaluate,)
     raise TypeError(f"no roles are known for {type(spec).__name__}")

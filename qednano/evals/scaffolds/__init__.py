@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qednano.api.evalrun import ScaffoldType
+from qednano.api.scaffold import ScaffoldType
 from qednano.evals.scaffolds.answer import Answer, Scaffold
 from qednano.evals.scaffolds.single_pass import SinglePass
 from qednano.llm.client import SamplingParams
