@@ -1,4 +1,4 @@
-"""Stages of a ProofDataset that ask language models: what each asks, what it costs at most, and what it lets through."""
+"""Stages of a ProofDataset around language models: what each asks, what it may cost, and what it lets through."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Budget(ApiModel):
     )
     when_spent: WhenSpent = Field(
         default=WhenSpent.FINISH,
-        description="Finish goes on with the answers that are there, and rows without one are parked; Fail ends the run.",
+        description="Finish goes on with the answers there are and parks rows without one; Fail ends the run.",
     )
 
     @model_validator(mode="after")
@@ -100,9 +100,9 @@ class LlmFilterStage(AskingStage):
     drop: list[VerdictRule] = Field(
         default_factory=lambda: list(VerdictRule),
         max_length=5,
-        description="Verdicts that drop a row, the first that applies: Incomplete (a part of the statement is missing), "
-        "Gaps (no solution is complete), Wrong (what is asked is false), Disagreement (the solutions contradict each "
-        "other), Computational (nothing is to be proved). Empty drops none.",
+        description="Verdicts that drop a row, the first that applies: Incomplete (the statement lacks a part), Gaps "
+        "(no solution is complete), Wrong (what is asked is false), Disagreement (solutions contradict each other), "
+        "Computational (nothing is to be proved). Empty drops none.",
     )
     difficulty: VerdictDifficulty = Field(
         default_factory=VerdictDifficulty, description="Rows of other difficulties are dropped; the row keeps its own."
