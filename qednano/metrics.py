@@ -51,6 +51,21 @@ KL = Gauge("qednano_rl_behaviour_kl_nats", "k3 estimate of KL(behaviour policy |
 WEIGHT_SYNC_SECONDS = Histogram("qednano_weight_sync_seconds", "Seconds from publishing weights to serving them.")
 WEIGHT_VERSION = Gauge("qednano_weight_version", "Version (optimizer step) of the weights in use.", ["role"])
 
+LLM_REQUESTS = Counter("qednano_llm_requests", "Requests to a language model by how they ended.", ["role", "outcome"])
+LLM_SECONDS = Histogram(
+    "qednano_llm_request_seconds",
+    "Seconds from request to answer, retries included.",
+    ["role"],
+    buckets=(0.05, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600),
+)
+LLM_PROMPT_TOKENS = Counter("qednano_llm_prompt_tokens", "Tokens that a language model was given.", ["role"])
+LLM_COMPLETION_TOKENS = Counter("qednano_llm_completion_tokens", "Tokens that a language model gave.", ["role"])
+LLM_COST = Counter("qednano_llm_cost", "Money spent on endpoints with a known price.", ["role"])
+LLM_IN_FLIGHT = Gauge("qednano_llm_in_flight", "Requests under way.", ["role"])
+LLM_LIMIT = Gauge("qednano_llm_concurrency_limit", "Requests that may be under way now; adapts to the server.", ["role"])
+LLM_RETRIES = Counter("qednano_llm_retries", "Requests sent again, by why.", ["role", "cause"])
+LLM_BUDGET_SPENT = Gauge("qednano_llm_budget_spent_ratio", "Share of the budget that is spent.", ["role"])
+
 ROWS = Counter("qednano_data_rows", "Dataset rows by stage and outcome.", ["stage", "outcome"])
 EVAL_SCORE = Gauge("qednano_eval_score", "Mean score (0 to 1) of an evaluated model.", ["model"])
 EVAL_SAMPLES = Counter("qednano_eval_samples", "Samples graded by an evaluation.", ["model"])
