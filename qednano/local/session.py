@@ -32,6 +32,7 @@ from qednano.local.graph import Key, in_order, key_of, label, needs
 from qednano.local.observe import progress_of, timestamp, usage_of
 from qednano.local.process import Leash
 from qednano.local.supervise import Supervisor
+from qednano.local.targets import Targets
 from qednano.plan import Role, roles
 
 _TICK = 0.1
@@ -128,6 +129,7 @@ class Session:
         self.artifacts = finished(self.root)
         self.views = [RunView(document) for document in in_order(documents, self.artifacts)]
         self._display, self._roles_of = display, roles_of
+        self._targets = Targets(self.root)
         self.interrupt = interrupt or Interrupt()
 
     def run(self) -> list[RunView]:
@@ -140,6 +142,7 @@ class Session:
                         self._run_one(view, leash)
                     self._display.show(self.views)
         finally:
+            self._targets.clear()
             lock.release()
         return self.views
 
@@ -209,6 +212,7 @@ class Session:
         heeded = 0
         while final is None:
             final = supervisor.tick()
+            self._targets.show(view.run, (child for unit in supervisor.units for child in unit.children))
             view.seconds = time.monotonic() - started
             view.status = _observe(view.status, supervisor, final)
             if view.phase is not written or time.monotonic() - written_at > _STATUS_SECONDS:

@@ -1,0 +1,649 @@
+"""The six pages: fleet, dataset, SFT, RL, evaluation, operator."""
+
+from __future__ import annotations
+
+from qednano_operator import metrics as op
+
+from qednano import metrics as m
+from tools.observability.model import Dashboard, Panel, Query, Row
+from tools.observability.promql import WINDOW, exported, mean, quantile, rate, series, total
+
+_TRAINER = 'namespace=~"$namespace",run=~"$run",role="trainer"'
+_FLEET = 'namespace=~"$namespace"'
+_ALL = ""
+_RUNNING = 'phase="Running"'
+_WAITING = 'phase=~"Pending|Waiting|Queued|Starting"'
+_FAILED = 'phase="Failed"'
+_KEPT = 'namespace=~"$namespace",run=~"$run",outcome="ok"'
+_DROPPED = 'namespace=~"$namespace",run=~"$run",outcome!="ok"'
+_ERRORS = 'result="error"'
+_REFUSED = 'code=~"[45].."'
+
+
+_NO_MODEL = "a run that asks a language model"
+
+
+def _lines(title: str, unit: str, about: str, *queries: tuple[str, str], **more: object) -> Panel:
+    return Panel(title, unit, about, tuple(Query(*query) for query in queries), **more)  # type: ignore[arg-type]
+
+
+def _stat(title: str, unit: str, about: str, expression: str, needs: str = "") -> Panel:
+    return Panel(title, unit, about, (Query(expression),), draw="stat", width=4, height=4, needs=needs)
+
+
+def _checkpoints() -> tuple[Panel, ...]:
+    return (
+        _stat(
+            "Checkpoint age",
+            "s",
+            "Seconds since the last complete checkpoint: what a failure now would cost.",
+            f"time() - max({series(m.CHECKPOINT_TIME, _TRAINER)})",
+        ),
+        _lines(
+            "Checkpoint writing",
+            "s",
+            "Seconds to write one checkpoint, median and 95th percentile.",
+            (quantile(0.5, m.CHECKPOINT_SECONDS, where=_TRAINER), "median"),
+            (quantile(0.95, m.CHECKPOINT_SECONDS, where=_TRAINER), "95 %"),
+            needs="a checkpoint within the interval",
+        ),
+    )
+
+
+_MODELS = Row(
+    "Language models asked",
+    (
+        _lines(
+            "Requests",
+            "short",
+            "A second, by how they ended.",
+            (rate(m.LLM_REQUESTS, "role, outcome"), "{{role}} {{outcome}}"),
+            needs=_NO_MODEL,
+        ),
+        _lines(
+            "Answer time",
+            "s",
+            "From request to answer, retries included.",
+            (quantile(0.5, m.LLM_SECONDS, "role"), "{{role}} median"),
+            (quantile(0.95, m.LLM_SECONDS, "role"), "{{role}} 95 %"),
+            log=True,
+            needs=_NO_MODEL,
+        ),
+        _lines(
+            "Requests under way",
+            "none",
+            "And how many may be: the limit falls when the server is overloaded.",
+            (f"sum by (role) ({series(m.LLM_IN_FLIGHT)})", "{{role}}"),
+            (f"sum by (role) ({series(m.LLM_LIMIT)})", "{{role}} limit"),
+            needs=_NO_MODEL,
+        ),
+        _lines(
+            "Tokens of models asked",
+            "short",
+            "A second, given to and taken from them.",
+            (rate(m.LLM_PROMPT_TOKENS, "role"), "{{role}} in"),
+            (rate(m.LLM_COMPLETION_TOKENS, "role"), "{{role}} out"),
+            needs=_NO_MODEL,
+        ),
+        _lines(
+            "Sent again",
+            "short",
+            "Requests sent again, a second, by why.",
+            (f"{rate(m.LLM_RETRIES, 'role, cause')} > 0", "{{role}} {{cause}}"),
+            needs="a server that failed",
+        ),
+        _lines(
+            "Cost and budget",
+            "none",
+            "Money so far, and the share of the budget that is spent.",
+            (f"sum by (role) ({series(m.LLM_COST)})", "{{role}} money"),
+            (f"max by (role) ({series(m.LLM_BUDGET_SPENT)})", "{{role}} of budget"),
+            needs="an endpoint with a price, or a budget",
+        ),
+    ),
+)
+
+_PROGRESS = (
+    _stat("Step", "none", "Optimizer steps done.", f"max({series(m.STEP, _TRAINER)})"),
+    _stat(
+        "Progress",
+        "percentunit",
+        "Share of the steps that are done.",
+        f"max({series(m.STEP, _TRAINER)}) / max({series(m.STEPS_TOTAL, _TRAINER)})",
+    ),
+    _stat(
+        "Steps a minute",
+        "none",
+        "Optimizer steps a minute over the last interval.",
+        f"60 * max(deriv({series(m.STEP, _TRAINER)}[{WINDOW}]))",
+    ),
+)
+
+_OPTIMIZER = Row(
+    "Optimizer",
+    (
+        _lines("Loss", "none", "Loss of each step, per trained token.", (series(m.LOSS, _TRAINER), "{{run}}")),
+        _lines(
+            "Gradient norm",
+            "none",
+            "Global norm before clipping. A rising floor comes before a divergence.",
+            (series(m.GRAD_NORM, _TRAINER), "{{run}}"),
+            log=True,
+        ),
+        _lines("Learning rate", "sci", "Of the last step.", (series(m.LEARNING_RATE, _TRAINER), "{{run}}")),
+        _lines(
+            "Tokens trained",
+            "short",
+            "Tokens a second through the trainer.",
+            (rate(m.TOKENS_TRAINED, "run", _TRAINER), "{{run}}"),
+        ),
+        _lines(
+            "Steps skipped",
+            "short",
+            "Steps whose loss or gradient was not finite; none is the healthy number.",
+            (f"sum by (run) ({series(m.SKIPPED_STEPS, _TRAINER)})", "{{run}}"),
+        ),
+    ),
+)
+
+FLEET = Dashboard(
+    "qednano-fleet",
+    "qednano / Fleet",
+    "All runs of the cluster: phases, GPUs, queue and cost. Start here.",
+    (
+        Row(
+            "Now",
+            (
+                _stat(
+                    "Running",
+                    "none",
+                    "Runs in phase Running.",
+                    f"sum({series(op.RUNS, _RUNNING)}) or vector(0)",
+                ),
+                _stat(
+                    "Waiting",
+                    "none",
+                    "Runs that wait: for another run, for quota, for pods.",
+                    f"sum({series(op.RUNS, _WAITING)}) or vector(0)",
+                ),
+                _stat(
+                    "Failed",
+                    "none",
+                    "Failed runs that still exist.",
+                    f"sum({series(op.RUNS, _FAILED)}) or vector(0)",
+                ),
+                _stat(
+                    "Stand still",
+                    "none",
+                    "Running runs that make no progress, or wait by their own decision.",
+                    f"sum({exported(op.NOT_PROGRESSING)}) or vector(0)",
+                ),
+                _stat(
+                    "GPUs held",
+                    "none",
+                    "GPUs of bound pods, averaged over five minutes.",
+                    f"sum(rate({series(op.GPU_SECONDS, _FLEET)}[5m])) or vector(0)",
+                ),
+                _stat(
+                    "GPU-hours today",
+                    "none",
+                    "GPU-hours of the last 24 hours.",
+                    f"sum(increase({series(op.GPU_SECONDS, _FLEET)}[24h])) / 3600 or vector(0)",
+                ),
+            ),
+        ),
+        Row(
+            "Runs",
+            (
+                _lines(
+                    "Runs by phase",
+                    "none",
+                    "All kinds.",
+                    (f"sum by (phase) ({exported(op.RUNS)}) > 0", "{{phase}}"),
+                    draw="stacked",
+                    width=12,
+                ),
+                _lines(
+                    "Runs by kind",
+                    "none",
+                    "Running ones.",
+                    (f"sum by (kind) ({series(op.RUNS, _RUNNING)})", "{{kind}}"),
+                    draw="stacked",
+                    width=12,
+                ),
+                _lines(
+                    "GPUs by namespace",
+                    "none",
+                    "GPUs held, averaged over five minutes: the ten largest namespaces.",
+                    (f"topk(10, sum by (namespace) (rate({series(op.GPU_SECONDS, _FLEET)}[5m])))", "{{namespace}}"),
+                    draw="stacked",
+                    width=12,
+                    needs="a run with GPUs",
+                ),
+                _lines(
+                    "Restarts",
+                    "short",
+                    "Attempts after the first, by why the last one ended, in an hour.",
+                    (f"sum by (reason) (increase({exported(op.RESTARTS)}[1h])) > 0", "{{reason}}"),
+                    width=12,
+                    needs="a restart within the hour",
+                ),
+                _lines(
+                    "Progress of runs",
+                    "percentunit",
+                    "The twenty least advanced of the runs that report.",
+                    (
+                        f"bottomk(20, max by (namespace, run) ({series(m.STEP, _FLEET)}) "
+                        f"/ max by (namespace, run) ({series(m.STEPS_TOTAL, _FLEET)} > 0))",
+                        "{{namespace}}/{{run}}",
+                    ),
+                    width=12,
+                ),
+                _lines(
+                    "Time to start",
+                    "s",
+                    "From a run's start until all of its pods ran.",
+                    (quantile(0.5, op.STARTUP_SECONDS, "kind", _ALL), "{{kind}} median"),
+                    (quantile(0.95, op.STARTUP_SECONDS, "kind", _ALL), "{{kind}} 95 %"),
+                    width=12,
+                    needs="a run that started within the interval",
+                ),
+            ),
+        ),
+        Row(
+            "Language models",
+            (
+                _lines(
+                    "Tokens",
+                    "short",
+                    "Completion tokens a second from endpoints and own servers, by namespace.",
+                    (rate(m.LLM_COMPLETION_TOKENS, "namespace", _FLEET), "{{namespace}}"),
+                    draw="stacked",
+                    width=12,
+                    needs="a run that asks a language model",
+                ),
+                _lines(
+                    "Money",
+                    "none",
+                    "Spent on endpoints with a known price, an hour, by namespace.",
+                    (f"3600 * {rate(m.LLM_COST, 'namespace', _FLEET)}", "{{namespace}}"),
+                    draw="stacked",
+                    width=12,
+                    needs="an endpoint with a price",
+                ),
+            ),
+        ),
+    ),
+)
+
+RL = Dashboard(
+    "qednano-rl",
+    "qednano / RL run",
+    "One RLRun: is it learning, is it healthy, is it fast?",
+    (
+        Row(
+            "Now",
+            (
+                *_PROGRESS,
+                _stat("Reward", "percentunit", "Mean reward of the last groups.", f"avg({series(m.REWARD_MEAN)})"),
+                _stat("Rollout servers", "none", "With a live heartbeat.", f"max({series(m.POOL_SERVERS)})"),
+                _checkpoints()[0],
+            ),
+        ),
+        Row(
+            "Learning",
+            (
+                _lines(
+                    "Reward",
+                    "percentunit",
+                    "Mean reward (0 to 1) of the groups drawn, and its standard deviation within groups: at zero there "
+                    "is nothing to learn from.",
+                    (series(m.REWARD_MEAN), "mean"),
+                    (series(m.REWARD_STD), "std within groups"),
+                ),
+                _lines(
+                    "Entropy",
+                    "none",
+                    "Mean token entropy of the policy, in nats. A fall to zero is a collapse; a rise means noise.",
+                    (series(m.ENTROPY), "{{run}}"),
+                ),
+                _lines(
+                    "KL",
+                    "none",
+                    "Of the behaviour policy to the policy, per token, in nats (k3): how far samples are off-policy.",
+                    (series(m.KL), "behaviour"),
+                ),
+                _lines(
+                    "Response length",
+                    "none",
+                    "Completion tokens.",
+                    (quantile(0.5, m.RESPONSE_TOKENS), "median"),
+                    (quantile(0.95, m.RESPONSE_TOKENS), "95 %"),
+                    log=True,
+                ),
+                _lines(
+                    "Cut off",
+                    "percentunit",
+                    "Share of completions that the token limit ended.",
+                    (f"{rate(m.TRUNCATED)} / {rate(m.RESPONSE_TOKENS, part='count')}", "cut off"),
+                ),
+                _lines(
+                    "Groups",
+                    "short",
+                    "Groups a second by what became of them.",
+                    (rate(m.GROUPS, "outcome"), "{{outcome}}"),
+                    draw="stacked",
+                ),
+            ),
+        ),
+        Row(
+            "Off-policy",
+            (
+                _lines(
+                    "Staleness",
+                    "none",
+                    "Optimizer steps between the weights that made a sample and those that learn from it.",
+                    (mean(m.STALENESS), "mean"),
+                    (quantile(0.95, m.STALENESS), "95 %"),
+                ),
+                _lines(
+                    "Importance ratio",
+                    "none",
+                    "Quantiles of new over old probability, per token.",
+                    (series(m.IMPORTANCE_RATIO), "{{quantile}}"),
+                    log=True,
+                ),
+                _lines(
+                    "Effective sample size",
+                    "percentunit",
+                    "Share of the batch that its importance weights leave, and share of tokens truncated or clipped.",
+                    (series(m.EFFECTIVE_SAMPLE_SIZE), "effective sample size"),
+                    (series(m.CLIPPED_SHARE), "clipped"),
+                ),
+            ),
+        ),
+        Row(
+            "Throughput",
+            (
+                _lines(
+                    "Tokens",
+                    "short",
+                    "Tokens a second: generated by the pool, and through the trainer.",
+                    (rate(m.TOKENS_GENERATED), "generated"),
+                    (rate(m.TOKENS_TRAINED, where=_TRAINER), "trained"),
+                ),
+                _lines(
+                    "Trainer waits",
+                    "percentunit",
+                    "Share of the time that the trainer waits for groups. Much: the pool is too small.",
+                    (rate(m.TRAINER_WAIT), "waiting"),
+                ),
+                _lines(
+                    "Queue",
+                    "none",
+                    "Groups published and not yet consumed. Always full: the trainer is the bottleneck.",
+                    (series(m.QUEUE_DEPTH), "groups"),
+                ),
+                _lines("Pool", "none", "Servers with a live heartbeat.", (series(m.POOL_SERVERS), "servers")),
+                _lines(
+                    "Weights",
+                    "none",
+                    "Version (optimizer step) in use by trainer and servers; a widening gap is a sync that fails.",
+                    (f"max by (role) ({series(m.WEIGHT_VERSION)})", "{{role}}"),
+                ),
+                _lines(
+                    "Weight sync",
+                    "s",
+                    "From publishing weights to serving them.",
+                    (quantile(0.5, m.WEIGHT_SYNC_SECONDS), "median"),
+                    (quantile(0.95, m.WEIGHT_SYNC_SECONDS), "95 %"),
+                ),
+            ),
+        ),
+        Row(
+            "Grader",
+            (
+                _lines(
+                    "Grading time",
+                    "s",
+                    "Seconds for one grade.",
+                    (quantile(0.5, m.GRADER_SECONDS), "median"),
+                    (quantile(0.95, m.GRADER_SECONDS), "95 %"),
+                    log=True,
+                ),
+                _lines(
+                    "Grading failures",
+                    "short",
+                    "Grades that could not be had, a second, by reason. Their samples are dropped, not zeroed.",
+                    (f"{rate(m.GRADER_FAILURES, 'reason')} > 0", "{{reason}}"),
+                    needs="a grader that failed",
+                ),
+                _checkpoints()[1],
+            ),
+        ),
+        _MODELS,
+        _OPTIMIZER,
+    ),
+    kind="RLRun",
+)
+
+SFT = Dashboard(
+    "qednano-sft",
+    "qednano / SFT run",
+    "One SFTRun: loss, speed and checkpoints.",
+    (
+        Row("Now", (*_PROGRESS, _checkpoints()[0])),
+        Row(_OPTIMIZER.title, (*_OPTIMIZER.panels, _checkpoints()[1])),
+    ),
+    kind="SFTRun",
+)
+
+DATA = Dashboard(
+    "qednano-data",
+    "qednano / Dataset",
+    "One ProofDataset: the funnel of rows, what language models did and cost.",
+    (
+        Row(
+            "Now",
+            (
+                _stat("Rows of this stage", "none", "Rows that the stage has taken in.", f"max({series(m.STEP)})"),
+                _stat(
+                    "Progress of this stage",
+                    "percentunit",
+                    "Share of its rows.",
+                    f"max({series(m.STEP)}) / max({series(m.STEPS_TOTAL)} > 0)",
+                ),
+            ),
+        ),
+        Row(
+            "Funnel",
+            (
+                _lines(
+                    "Rows let through",
+                    "none",
+                    "Rows that each stage let through so far.",
+                    (
+                        f"sum by (stage) ({series(m.ROWS, _KEPT)})",
+                        "{{stage}}",
+                    ),
+                    draw="bars",
+                    width=12,
+                ),
+                _lines(
+                    "Rows dropped",
+                    "none",
+                    "By stage and cause, so far.",
+                    (
+                        f"sum by (stage, outcome) ({series(m.ROWS, _DROPPED)})",
+                        "{{stage}}: {{outcome}}",
+                    ),
+                    draw="bars",
+                    width=12,
+                    needs="a stage that drops rows",
+                ),
+                _lines(
+                    "Rows a second",
+                    "short",
+                    "By stage.",
+                    (rate(m.ROWS, "stage"), "{{stage}}"),
+                    width=12,
+                    needs="a dataset that takes longer than two scrapes",
+                ),
+            ),
+        ),
+        _MODELS,
+    ),
+    kind="ProofDataset",
+)
+
+EVALUATION = Dashboard(
+    "qednano-evaluation",
+    "qednano / Evaluation",
+    "Scores of evaluated models, over time and over checkpoints.",
+    (
+        Row(
+            "Now",
+            (
+                _stat("Samples graded", "none", "Of all models.", total(m.EVAL_SAMPLES)),
+                _stat(
+                    "Progress",
+                    "percentunit",
+                    "Share of the samples.",
+                    f"max({series(m.STEP)}) / max({series(m.STEPS_TOTAL)} > 0)",
+                ),
+            ),
+        ),
+        Row(
+            "Scores",
+            (
+                _lines(
+                    "Score",
+                    "percentunit",
+                    "Mean score (0 to 1) of each model, as its samples are graded.",
+                    (f"max by (run, model) ({series(m.EVAL_SCORE)})", "{{run}} {{model}}"),
+                    width=12,
+                ),
+                _lines(
+                    "Samples",
+                    "short",
+                    "Graded a second.",
+                    (rate(m.EVAL_SAMPLES, "model"), "{{model}}"),
+                    width=12,
+                ),
+                _lines(
+                    "Grading failures",
+                    "short",
+                    "Grades that could not be had, a second, by reason.",
+                    (f"{rate(m.GRADER_FAILURES, 'reason')} > 0", "{{reason}}"),
+                    width=12,
+                    needs="a grader that failed",
+                ),
+            ),
+        ),
+        _MODELS,
+    ),
+    kind="EvalRun",
+)
+
+OPERATOR = Dashboard(
+    "qednano-operator",
+    "qednano / Operator",
+    "The operator itself: is it well, is it fast, does it miss anything?",
+    (
+        Row(
+            "Now",
+            (
+                _stat("Leaders", "none", "One is right.", f"sum({exported(op.LEADER)})"),
+                _stat("Queue", "none", "Runs that wait for a worker.", f"sum({exported(op.QUEUE_DEPTH)})"),
+                _stat(
+                    "Errors",
+                    "short",
+                    "Reconcile passes that failed, a second.",
+                    f"sum(rate({series(op.RECONCILES, _ERRORS)}[{WINDOW}])) or vector(0)",
+                ),
+                _stat(
+                    "Missed by watches",
+                    "short",
+                    "Runs that a full list showed otherwise than the watches had, in an hour.",
+                    f"sum(increase({exported(op.CORRECTIONS)}[1h]))",
+                ),
+            ),
+        ),
+        Row(
+            "Reconcile",
+            (
+                _lines(
+                    "Passes",
+                    "short",
+                    "A second, by result.",
+                    (rate(op.RECONCILES, "result", _ALL), "{{result}}"),
+                    draw="stacked",
+                ),
+                _lines(
+                    "Pass time",
+                    "s",
+                    "One pass, API calls included.",
+                    (quantile(0.5, op.RECONCILE_SECONDS, where=_ALL), "median"),
+                    (quantile(0.99, op.RECONCILE_SECONDS, where=_ALL), "99 %"),
+                    log=True,
+                ),
+                _lines(
+                    "Queue time",
+                    "s",
+                    "How long a run waited for a worker.",
+                    (quantile(0.5, op.QUEUE_SECONDS, where=_ALL), "median"),
+                    (quantile(0.99, op.QUEUE_SECONDS, where=_ALL), "99 %"),
+                    log=True,
+                ),
+                _lines(
+                    "Phases entered",
+                    "short",
+                    "Transitions in an hour.",
+                    (f"sum by (phase) (increase({exported(op.TRANSITIONS)}[1h])) > 0", "{{phase}}"),
+                    draw="stacked",
+                ),
+            ),
+        ),
+        Row(
+            "API server",
+            (
+                _lines(
+                    "Requests",
+                    "short",
+                    "A second, by method.",
+                    (rate(op.API_REQUESTS, "method", _ALL), "{{method}}"),
+                    draw="stacked",
+                ),
+                _lines(
+                    "Refusals",
+                    "short",
+                    "Answers of 400 and more, a second.",
+                    (f"sum by (code) (rate({series(op.API_REQUESTS, _REFUSED)}[{WINDOW}])) > 0", "{{code}}"),
+                    needs="a request that was refused",
+                ),
+                _lines(
+                    "Request time",
+                    "s",
+                    "By method, 99 %.",
+                    (quantile(0.99, op.API_SECONDS, "method", _ALL), "{{method}}"),
+                    log=True,
+                ),
+                _lines(
+                    "Watch events",
+                    "short",
+                    "A second, by kind of object.",
+                    (rate(op.WATCH_EVENTS, "kind", _ALL), "{{kind}}"),
+                    draw="stacked",
+                ),
+                _lines(
+                    "Event loop lag",
+                    "s",
+                    "How late the loop woke up; above a second something blocks it.",
+                    (exported(op.LOOP_LAG), "{{pod}}"),
+                ),
+            ),
+        ),
+    ),
+)
+
+DASHBOARDS = (FLEET, DATA, SFT, RL, EVALUATION, OPERATOR)

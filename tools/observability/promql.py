@@ -1,0 +1,52 @@
+"""PromQL from metric objects: names come from the code, so a renamed metric can't leave a dashboard behind."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+RUN = 'namespace=~"$namespace",run=~"$run"'
+"""The run that a page shows; the labels come from the pods by the scrape."""
+WINDOW = "$__rate_interval"
+
+
+def exported(metric: MetricWrapperBase) -> str:
+    """The name under which Prometheus knows a counter or gauge."""
+    name: str = metric._name
+    return f"{name}_total" if isinstance(metric, Counter) else name
+
+
+def unit_suffix(metric: MetricWrapperBase) -> str:
+    """Kind of a metric in words, for the reference page."""
+    kinds = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
+    return kinds[type(metric)]
+
+
+def series(metric: MetricWrapperBase, where: str = RUN, part: str = "") -> str:
+    """The metric's series; ``part`` is bucket, sum or count of a histogram."""
+    return f"{exported(metric)}{'_' + part if part else ''}{{{where}}}"
+
+
+def rate(metric: MetricWrapperBase, by: str = "", where: str = RUN, part: str = "") -> str:
+    """Sum of the rates of a counter, or of a part of a histogram, a second."""
+    return f"sum{_by(by)} (rate({series(metric, where, part)}[{WINDOW}]))"
+
+
+def quantile(q: float, metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
+    """A quantile of a histogram over the last interval."""
+    labels = ", ".join(["le", *([by] if by else [])])
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({series(metric, where, 'bucket')}[{WINDOW}])))"
+
+
+def mean(metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
+    """Mean of a histogram over the last interval."""
+    return f"{rate(metric, by, where, 'sum')} / {rate(metric, by, where, 'count')}"
+
+
+def total(metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
+    """Sum of a gauge's or a counter's series."""
+    return f"sum{_by(by)} ({series(metric, where)})"
+
+
+def _by(labels: str) -> str:
+    return f" by ({labels})" if labels else ""
