@@ -23,7 +23,7 @@ class WhenSpent(StrEnum):
 
 
 class Budget(ApiModel):
-    """What a stage may spend over all attempts of the run. Nothing is asked that could not be paid."""
+    """What a stage may spend over all attempts of the run; nothing is asked that is expected to go beyond it."""
 
     tokens: int = Field(
         default=0, ge=0, le=1000000000000, description="Prompt and completion tokens together; 0 is no limit."
@@ -127,7 +127,7 @@ class RubricStage(AskingStage):
     tries: int = Field(
         default=3, ge=1, le=16, description="Schemes asked for, each with the mistake of the last one named."
     )
-    overwrite: bool = Field(default=False, description="Ask for rows, too, that have a valid scheme already.")
+    overwrite: bool = Field(default=False, description="Ask for rows, too, that have a scheme already.")
     prompt: PromptText = Field(
         default="", description="A Jinja template instead of the built-in prompt; names: problem, reference, schema."
     )
