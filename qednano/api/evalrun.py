@@ -6,9 +6,21 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
 
-from qednano.api.common import ApiModel, ModelRef, Name, RunSpec, exactly_one, exactly_one_rule, rule
-from qednano.api.evaluations import EvalTemplate
-from qednano.api.language import Endpoint
+from qednano.api.common import (
+    ApiModel,
+    DatasetRef,
+    ModelRef,
+    Name,
+    Resources,
+    RunSpec,
+    Server,
+    exactly_one,
+    exactly_one_rule,
+    rule,
+)
+from qednano.api.grader import Grader
+from qednano.api.language import ChatSampling, Endpoint
+from qednano.api.scaffold import Scaffold
 
 
 class EvaluatedModel(ModelRef):
@@ -43,7 +55,13 @@ class Continuous(ApiModel):
     best: bool = Field(default=False, description="The score takes part in choosing the run's best checkpoint.")
 
 
-class EvalRunSpec(RunSpec, EvalTemplate):
+class Benchmark(DatasetRef):
+    """The problems of an evaluation."""
+
+    limit: int = Field(default=0, ge=0, le=1000000, description="Take the first so many problems; 0 takes all.")
+
+
+class EvalRunSpec(RunSpec):
     """An evaluation of one model, with baselines on the same problems."""
 
     model_config = ConfigDict(
@@ -65,6 +83,16 @@ class EvalRunSpec(RunSpec, EvalTemplate):
         description="Models to compare with.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+    benchmark: Benchmark = Field(description="Problems to evaluate on.")
+    scaffold: Scaffold = Field(default_factory=Scaffold, description="How the model is asked.")
+    samples_per_problem: int = Field(default=1, ge=1, le=1024, description="Samples drawn for each problem.")
+    sampling: ChatSampling = Field(default_factory=ChatSampling, description="How samples are drawn.")
+    grader: Grader = Field(description="How proofs are graded.")
+    shards: int = Field(
+        default=1, ge=1, le=64, description="Evaluating jobs; each takes its share of the problems, the first merges."
+    )
+    server: Server = Field(default_factory=Server, description="vLLM servers of the model.")
+    resources: Resources = Field(default_factory=Resources, description="What one evaluating job asks for.")
     continuous: Continuous | None = Field(
         default=None, description="Set on EvalRuns that a training run's spec.evaluations called for."
     )
@@ -72,11 +100,16 @@ class EvalRunSpec(RunSpec, EvalTemplate):
     mutable: ClassVar[tuple[str, ...]] = RunSpec.mutable
 
     @model_validator(mode="after")
-    def _names(self) -> EvalRunSpec:
+    def _consistent(self) -> EvalRunSpec:
         names = [self.model_name, *(baseline.name for baseline in self.baselines)]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the name {name} is used twice among modelName and baselines; give each its own")
+        if self.sampling.max_tokens >= self.server.max_model_length:
+            raise ValueError(
+                f"sampling.maxTokens is {self.sampling.max_tokens}; it must be below server.maxModelLength "
+                f"({self.server.max_model_length}), which holds the prompt too"
+            )
         return self
 
     @property

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qednano.api.common import API_VERSION, NAME_LIMIT, RunSpec
-from qednano.api.evaluations import EvalTemplate, Evaluation
+from qednano.api.evalrun import EvalRunSpec
+from qednano.api.evaluations import Evaluation
 from qednano.api.kinds import Run
 from qednano.api.rlrun import RLRunSpec
 from qednano.api.sftrun import SFTRunSpec
@@ -59,11 +60,15 @@ def evaluation_name(run: str, evaluation: str, step: int) -> str:
     return f"{run[: NAME_LIMIT - len(tail) - 7].rstrip('-')}-{digest}{tail}"
 
 
-def due_evaluations(run: Run, checkpoints: Iterable[int], existing: Iterable[str]) -> list[dict[str, Any]]:
+def due_evaluations(
+    run: Run, checkpoints: Iterable[int], existing: Iterable[str], templates: Mapping[str, EvalRunSpec]
+) -> list[dict[str, Any]]:
     """Manifests of the EvalRuns still to be made, earliest step first.
 
-    ``checkpoints`` are the steps whose weights the run has kept (``references.export_path``), ``existing`` the names
-    of EvalRuns that are there. Each manifest is complete but for its owner, which is the runner's to add.
+    ``checkpoints`` are the steps whose weights the run has exported (``references.export_path``), ``existing`` the
+    names of EvalRuns that are there, ``templates`` the specs of those that ``spec.evaluations`` names; an evaluation
+    whose EvalRun is not there yet makes nothing. Each manifest is complete but for its owner, which is the runner's
+    to add.
     """
     spec: Any = run.spec
     evaluations: Sequence[Evaluation] = getattr(spec, "evaluations", ())
@@ -72,31 +77,33 @@ def due_evaluations(run: Run, checkpoints: Iterable[int], existing: Iterable[str
     for step in sorted(set(checkpoints)):
         for item in evaluations:
             name = evaluation_name(run.metadata.name, item.name, step)
-            if chooses(item, step, last) and name not in known:
-                found.append(_manifest(run, item, step, name))
+            if chooses(item, step, last) and name not in known and item.eval_run in templates:
+                found.append(_manifest(run, item, step, name, templates[item.eval_run]))
     return found
 
 
-def _manifest(run: Run, item: Evaluation, step: int, name: str) -> dict[str, Any]:
-    shared = run.spec.model_dump(
-        mode="json", by_alias=True, exclude_none=True, include={"seed", "storage", "images", "restart", "scheduling"}
-    )
+_NOT_COPIED = {"model", "model_name", "baselines", "suspend", "continuous"}
+
+
+def _manifest(run: Run, item: Evaluation, step: int, name: str, template: EvalRunSpec) -> dict[str, Any]:
+    spec = template.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True, exclude=_NOT_COPIED)
+    if item.limit:
+        spec["benchmark"]["limit"] = item.limit
+    if item.samples_per_problem:
+        spec["samplesPerProblem"] = item.samples_per_problem
     if item.priority_class_name:
-        shared["scheduling"]["priorityClassName"] = item.priority_class_name
-    template = item.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude_unset=True, include=set(EvalTemplate.model_fields)
-    )
+        spec.setdefault("scheduling", {})["priorityClassName"] = item.priority_class_name
+    spec |= {
+        "model": {_REFERENCES[run.kind]: {"name": run.metadata.name, "step": step}},
+        "modelName": f"step-{step}",
+        "continuous": {"evaluation": item.name, "step": step, "best": item.best},
+    }
+    labels = {OF_LABEL: run.metadata.name}
     return {
         "apiVersion": API_VERSION,
         "kind": "EvalRun",
-        "metadata": {"name": name, "namespace": run.metadata.namespace, "labels": {OF_LABEL: run.metadata.name}},
-        "spec": {
-            **shared,
-            **template,
-            "model": {_REFERENCES[run.kind]: {"name": run.metadata.name, "step": step}},
-            "modelName": f"step-{step}",
-            "continuous": {"evaluation": item.name, "step": step, "best": item.best},
-        },
+        "metadata": {"name": name, "namespace": run.metadata.namespace, "labels": labels},
+        "spec": spec,
     }
 
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from qednano.api.common import ModelRef, RunSpec, Server
-from qednano.api.evaluations import EvalTemplate
 from qednano.api.language import LanguageModel, SecretKey, ServedAs
 
 
@@ -69,8 +68,6 @@ def _walk(model: BaseModel, path: str, role: str) -> Iterator[tuple[str, Any, st
     """Every model below ``model`` with its path and the role that its field, or the nearest above it, names."""
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
-        if isinstance(value, list) and value and isinstance(value[0], EvalTemplate):
-            continue  # models of the EvalRuns that a training run calls for, not its own
         here = f"{path}/{to_camel(name)}" if path else to_camel(name)
         marked = next((item.role for item in info.metadata if isinstance(item, ServedAs)), role)
         items = enumerate(value) if isinstance(value, list) else [(None, value)]
