@@ -16,7 +16,7 @@ from qednano_operator.observe import LABEL
 Key = tuple[str, str, str]
 """Kind, namespace and name of a run."""
 
-CHILD_KINDS = ("Job", "StatefulSet", "Pod", "Service", "ConfigMap")
+CHILD_KINDS = ("Job", "StatefulSet", "Pod", "Service", "ConfigMap", "NetworkPolicy")
 _META = (
     "name",
     "namespace",

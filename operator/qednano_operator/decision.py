@@ -26,6 +26,7 @@ class Defaults:
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
     service_account: str = ""
+    network_policies: bool = True
 
 
 @dataclass(frozen=True)

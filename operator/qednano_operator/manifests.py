@@ -116,6 +116,29 @@ def service(subject: Subject) -> Object:
     )
 
 
+def network_policy(subject: Subject) -> Object:
+    """Who may speak to the run's pods: they themselves on every port, and everybody on the port of metrics.
+
+    So servers, weights and the stream are out of other runs' and tenants' reach, where the cluster enforces policies.
+    """
+    mine = {"matchLabels": {LABEL + "kind": subject.kind, LABEL + "run": subject.name}}
+    return _sealed(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": _metadata(subject, subject.name, labels(subject)),
+            "spec": {
+                "podSelector": mine,
+                "policyTypes": ["Ingress"],
+                "ingress": [
+                    {"from": [{"podSelector": mine}]},
+                    {"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]},
+                ],
+            },
+        }
+    )
+
+
 def job_name(subject: Subject, role: Role, attempt: int, index: int) -> str:
     """Name of the Job of one pod of a task role; also its pod's host name."""
     return f"{subject.name}-{role.name}-a{attempt}-{index}"

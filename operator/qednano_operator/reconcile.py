@@ -172,6 +172,8 @@ def _taken(subject: Subject, objects: list[Object], world: World) -> str:
 
 def _wanted(subject: Subject, roles: tuple[Role, ...], defaults: Defaults) -> list[Object]:
     objects = [manifests.config_map(subject), manifests.service(subject)]
+    if defaults.network_policies:
+        objects.append(manifests.network_policy(subject))
     for role in roles:
         objects += manifests.role_objects(subject, role, role_attempt(subject.status, role.name), defaults)
     return objects

@@ -61,6 +61,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     flag("pull-policy", built_in.pull_policy, "imagePullPolicy of run pods", policies)
     flag("pull-secrets", "", "names of image pull secrets in the runs' namespaces, with commas between")
     flag("pod-service-account", "", "service account of run pods; the namespace's default when empty")
+    flag("network-policies", "true", "whether each run gets a NetworkPolicy of its own", ("true", "false"))
     flag("bind", "0.0.0.0", "address for /metrics, /healthz and /readyz")
     flag("port", "8080", "port for /metrics, /healthz and /readyz")
     flag("lease-namespace", "", "namespace of the leader's Lease; the operator's own when empty")
@@ -79,6 +80,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             pull_policy=found.pull_policy,
             pull_secrets=_split(found.pull_secrets),
             service_account=found.pod_service_account,
+            network_policies=found.network_policies == "true",
         ),
         bind=found.bind,
         port=int(found.port),

@@ -34,9 +34,9 @@ def is_quiet(observed: Observed) -> bool:
 
 
 def network(name: str, observed: Observed) -> list[Target]:
-    """The run's Service, if it is there."""
-    uid = observed.uids.get(("Service", name))
-    return [Target("Service", name, uid)] if uid else []
+    """The run's Service and NetworkPolicy, those that are there."""
+    kinds = ("Service", "NetworkPolicy")
+    return [Target(kind, name, uid) for kind in kinds if (uid := observed.uids.get((kind, name)))]
 
 
 def old_attempts(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> tuple[list[Target], list[Pod]]:

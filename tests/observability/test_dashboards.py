@@ -7,9 +7,9 @@ import re
 
 import pytest
 from prometheus_client import Histogram
+from qednano_operator import metrics as operator
 
 from qednano import metrics as jobs
-from qednano_operator import metrics as operator
 from tools.observability.__main__ import ROOT, files, metrics_of
 from tools.observability.alerts import ALERTS
 from tools.observability.dashboards import DASHBOARDS
