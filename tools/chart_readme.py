@@ -23,8 +23,8 @@ helm upgrade --install qednano charts/qednano --namespace qednano-system --creat
 helm test qednano --namespace qednano-system    # a tiny dataset, training and evaluation
 ```
 
-The four CustomResourceDefinitions are templates, so that `helm upgrade` upgrades them; `crds.keep` (the default) leaves them
-and every run in place when the chart is uninstalled. See docs/cluster.md and docs/monitoring.md of the project.
+The four CustomResourceDefinitions are templates, so that `helm upgrade` upgrades them; `crds.keep` (the default)
+leaves them and every run in place when the chart is uninstalled. See docs/cluster.md and docs/monitoring.md of the project.
 
 ## Values
 
