@@ -24,7 +24,7 @@ helm test qednano --namespace qednano-system    # a tiny dataset, training and e
 ```
 
 The four CustomResourceDefinitions are templates, so that `helm upgrade` upgrades them; `crds.keep` (the default)
-leaves them and every run in place when the chart is uninstalled. See docs/cluster.md and docs/monitoring.md of the project.
+leaves them and every run in place when the chart is uninstalled. See docs/cluster.md and docs/monitoring.md.
 
 ## Values
 
