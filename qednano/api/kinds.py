@@ -55,6 +55,7 @@ class Run(ApiModel):
 _PHASE = ("Phase", "string", ".status.phase", 0)
 _STEP = ("Step", "integer", ".status.progress.step", 0)
 _TOTAL = ("Of", "integer", ".status.progress.total", 0)
+_ETA = ("ETA(s)", "integer", ".status.progress.etaSeconds", 0)
 _TAIL = (
     ("Restarts", "integer", ".status.countedRestarts", 1),
     ("ETA(s)", "integer", ".status.progress.etaSeconds", 1),
@@ -72,10 +73,14 @@ class ProofDataset(Run):
     columns = (
         _PHASE,
         ("Stage", "string", ".status.progress.stage", 0),
-        ("Rows", "integer", ".status.progress.step", 0),
-        _TOTAL,
+        ("In", "integer", ".status.progress.rowsIn", 0),
+        ("Out", "integer", ".status.progress.rowsOut", 0),
+        ("Done", "integer", ".status.progress.step", 1),
+        ("Of", "integer", ".status.progress.total", 1),
+        ("Cost", "string", ".status.usage.cost", 0),
+        _ETA,
         ("Digest", "string", ".status.artifact.digest", 1),
-        *_TAIL,
+        *(column for column in _TAIL if column[0] != _ETA[0]),
     )
     kind: Literal["ProofDataset"] = "ProofDataset"
     spec: ProofDatasetSpec

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from qednano.data.forest import Forest
 from qednano.data.form import Form, contradict
 from qednano.data.schema import ProblemRow
 
@@ -67,18 +68,12 @@ class Index:
 
     def groups(self, check_stop: Callable[[], None] = lambda: None) -> list[list[int]]:
         """The positions of each set of two or more rows that are one problem, ascending, by their first."""
-        parents = list(range(len(self)))
+        forest = Forest(len(self))
         for bucket in self._buckets(check_stop):
             for one, other in _pairs(bucket):
-                first, second = _root(parents, one), _root(parents, other)
-                if first != second and self._same(one, other):
-                    parents[max(first, second)] = min(first, second)
-        members: dict[int, list[int]] = {}
-        for position in range(len(self)):
-            first = _root(parents, position)
-            if first != position:
-                members.setdefault(first, [first]).append(position)
-        return [members[first] for first in sorted(members)]
+                if forest.root(one) != forest.root(other) and self._same(one, other):
+                    forest.join(one, other)
+        return forest.groups()
 
     def _row(self, position: int) -> NDArray[np.uint32]:
         return np.frombuffer(self._shingles, dtype=np.uint32)[self._ends[position] : self._ends[position + 1]]
@@ -124,13 +119,6 @@ class Index:
 def _telling(form: Form) -> int:
     """How many numbers above two the statement has: those that few statements share."""
     return sum(1 for item in form.content if item[0].isdigit() and item not in ("0", "1", "2"))
-
-
-def _root(parents: list[int], position: int) -> int:
-    while parents[position] != position:
-        parents[position] = parents[parents[position]]
-        position = parents[position]
-    return position
 
 
 def _equal_runs(keys: NDArray[np.uint64], positions: NDArray[np.int64]) -> Iterator[list[int]]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from qednano.data.schema import ProblemRow, to_table
+from qednano.errors import ConfigError
+from qednano.llm.chat import ChatModel
 from qednano.progress import Reporter
+
+Models = Callable[[], AbstractAsyncContextManager[Mapping[str, ChatModel]]]
 
 SHARD_ROWS = 2000
 SHARD_CHARACTERS = 1 << 26
+_HELD_ROWS = 256  # at once: a row may have megabytes of proofs
 STOP_EVERY = 200  # rows between two looks at whether to stop
+
+
+def _no_models() -> AbstractAsyncContextManager[Mapping[str, ChatModel]]:
+    raise ConfigError("this build has no language models, and a stage asks for one: run it as a ProofDataset")
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class Build:
     reporter: Reporter
     check_stop: Callable[[], None]  # raises Stopped
     check_fence: Callable[[], None]  # raises Fenced
+    open_models: Models = _no_models  # the models of the spec by their field's path, as often as they are needed
 
     @property
     def work(self) -> Path:
@@ -53,13 +64,17 @@ def count(paths: Iterable[Path]) -> int:
     return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
-def read(folder: Path) -> Iterator[ProblemRow]:
-    """The rows of all shards of a folder, in order, a batch at a time."""
+def read(folder: Path, start: int = 0) -> Iterator[ProblemRow]:
+    """The rows of all shards of a folder, in order, from position `start` on, a batch at a time."""
     for path in complete(folder):
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=512):
-                for values in batch.to_pylist():
+            if start >= file.metadata.num_rows:
+                start -= file.metadata.num_rows
+                continue
+            for batch in file.iter_batches(batch_size=_HELD_ROWS):
+                for values in batch.slice(start).to_pylist():
                     yield ProblemRow(**values)
+                start = max(0, start - len(batch))
 
 
 def batches(rows: Iterable[ProblemRow]) -> Iterator[list[ProblemRow]]:
@@ -68,7 +83,7 @@ def batches(rows: Iterable[ProblemRow]) -> Iterator[list[ProblemRow]]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row.problem) + len(row.reference or "") + sum(map(len, row.solutions))
+        size += row.characters
         if len(batch) >= SHARD_ROWS or size >= SHARD_CHARACTERS:
             yield batch
             batch, size = [], 0

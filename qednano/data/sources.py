@@ -1,42 +1,39 @@
 """Where rows come from: a generator, files, or a dataset on the Hub. Each is read as a stream, never as a whole.
 
-A source gives records in a fixed order, each with the place it came from, so that an error can name the line. Files are
-JSONL, CSV or Parquet by any fsspec uri; `.gz` and the like are unpacked on the way.
+A source gives its rows in a fixed order, each with the place it came from, so that an error can name the line.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from qednano.api.proofdataset import Columns, Generator, HubSource
+from qednano.api.benchmarks import BENCHMARKS
+from qednano.api.proofdataset import (
+    Columns,
+    ContaminationBenchmark,
+    Generator,
+    HubSource,
+    ProofDatasetSpec,
+    Source,
+)
+from qednano.data import hub
+from qednano.data.columns import Record, row_of
+from qednano.data.files import Files
 from qednano.data.schema import ProblemRow
-from qednano.data.split import normalised
-from qednano.errors import ConfigError, DataError, Unavailable
+from qednano.errors import DataError
 from qednano.tiny import problems, teacher
 from qednano.tiny.checker import SCHEME
 
-csv.field_size_limit(1 << 27)  # a solution may be far longer than the default of 128 KiB
+TRAIN, HELD_OUT = "train", "heldout"
+"""The folds of a generator, as rows have them in their meta."""
 
-
-@dataclass(frozen=True)
-class Record:
-    """One record as the source has it, and where: `rows.jsonl line 17`."""
-
-    where: str
-    values: Mapping[str, Any]
+Pins = Mapping[str, Mapping[str, str]]
+"""What a dataset is made from: of each file its sha256 or ETag, of each Hub dataset its commit."""
 
 
 def generated_rows(generator: Generator, *, seed: int, fold: str, skip: int, count: int) -> Iterator[ProblemRow]:
@@ -69,185 +66,107 @@ def _generated_row(generator: Generator, problem: problems.Problem, seed: int) -
     )
 
 
-def file_records(uris: list[str]) -> Iterator[Record]:
-    """Every record of the files, in order. Raises DataError that names the file, and the line or row."""
-    for uri in uris:
-        yield from _reader(uri)(uri)
+def needed(spec: ProofDatasetSpec, fold: str) -> int:
+    """How many problems of a fold the splits ask for by number."""
+    return sum(split.problems or 0 for split in spec.splits if split.held_out == (fold == HELD_OUT))
 
 
-def content_sha256(uri: str) -> str:
-    """The sha256 of a file's bytes as they are stored, read in pieces of one MiB. DataError if it is absent."""
-    digest = hashlib.sha256()
-    with _opened(uri, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def pins(spec: ProofDatasetSpec) -> dict[str, dict[str, str]]:
+    """What the rows and the benchmarks are made from, looked up now.
 
-
-def _absent(uri: str) -> DataError:
-    return DataError(f"{uri} doesn't exist: check spec.source.files.uris, and that the file is on the run's volume")
-
-
-def _reader(uri: str) -> Any:
-    suffixes = [suffix for suffix in PurePosixPath(uri).suffixes if suffix not in (".gz", ".bz2", ".xz", ".zst")]
-    try:
-        return {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}[suffixes[-1] if suffixes else ""]
-    except KeyError:
-        raise DataError(f"{uri} is not a .jsonl, .parquet or .csv file (spec.source.files.uris)") from None
-
-
-@contextmanager
-def _opened(uri: str, mode: str, **options: Any) -> Iterator[Any]:
-    try:
-        with fsspec.open(uri, mode, **options) as file:
-            yield file
-    except FileNotFoundError:
-        raise _absent(uri) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri} is not UTF-8 ({error.reason} at byte {error.start} of a block)") from None
-
-
-def _read_jsonl(uri: str) -> Iterator[Record]:
-    name = PurePosixPath(uri).name
-    with _opened(uri, "rt", compression="infer", encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{name} line {number}"
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON ({error})") from None
-            if not isinstance(values, dict):
-                raise DataError(f"{where} is not a JSON object: each line must be one, with the columns as its keys")
-            yield Record(where, values)
-
-
-def _read_csv(uri: str) -> Iterator[Record]:
-    name = PurePosixPath(uri).name
-    with _opened(uri, "rt", compression="infer", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for values in reader:
-                where = f"{name} line {reader.line_num}"
-                if None in values:
-                    raise DataError(f"{where} has more fields than the header has columns")
-                yield Record(where, values)
-        except csv.Error as error:
-            raise DataError(f"{name} line {reader.line_num} is not CSV ({error})") from None
-
-
-def _read_parquet(uri: str) -> Iterator[Record]:
-    name = PurePosixPath(uri).name
-    with _opened(uri, "rb") as file:
-        try:
-            table = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{uri} can't be read as Parquet: {error}") from None
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Record(f"{name} row {number}", values)
-
-
-def hub_commit(source: HubSource) -> str:
-    """The commit that the revision stands for now; the revision itself for a folder on this machine.
-
-    Raises ConfigError when the Hub has no such dataset or revision, Unavailable when it doesn't answer.
+    Raises DataError (a file is absent), ConfigError (no such dataset on the Hub), Unavailable.
     """
-    if Path(source.id).is_dir():
-        return source.revision
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return str(HfApi().dataset_info(source.id, revision=source.revision).sha)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise ConfigError(
-            f"spec.source.hub: the Hub has no dataset {source.id} at {source.revision}, or HF_TOKEN may not read it"
-        ) from None
-    except Exception as error:  # which HTTP library the Hub's client raises from differs between its versions
-        raise _silent(source, error) from error
-
-
-def hub_records(source: HubSource, commit: str) -> Iterator[Record]:
-    """Every record of a Hub dataset's split at a commit, streamed.
-
-    Raises ConfigError for a split that isn't there, Unavailable when the Hub doesn't answer.
-    """
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(source.id, revision=commit, split=source.split, streaming=True)
-        for number, values in enumerate(rows, start=1):
-            yield Record(f"{PurePosixPath(source.id).name}[{source.split}] row {number}", values)
-    except ValueError as error:  # `datasets` says so for an unknown split or configuration
-        raise ConfigError(f"spec.source.hub: {source.id} has no split {source.split!r} ({error})") from None
-    except Exception as error:
-        raise _silent(source, error) from error
+    found: dict[str, dict[str, str]] = {}
+    for source in spec.sources:
+        if source.files is not None:
+            files = Files(source.files.store, _field(source))
+            found |= {uri: files.pin(uri) for uri in files.found(source.files.uris)}
+        elif source.hub is not None:
+            found[_hub_name(source.hub)] = {"commit": hub.commit_of(source.hub)}
+    for stage in spec.stages:
+        for benchmark in stage.decontaminate.benchmarks if stage.decontaminate is not None else ():
+            if benchmark.uri is not None:
+                files = Files(field=f"benchmark {benchmark.name}")
+                found |= {uri: files.pin(uri) for uri in files.found([benchmark.uri])}
+            else:
+                found |= {_hub_name(dataset): {"commit": hub.commit_of(dataset)} for dataset in _datasets(benchmark)}
+    return found
 
 
-def _silent(source: HubSource, error: Exception) -> Unavailable:
-    return Unavailable(
-        f"the Hugging Face Hub does not answer for {source.id} ({type(error).__name__}: {error}); is it reachable?"
-    )
+def _field(source: Source) -> str:
+    return f"files.uris of source {source.name}"
 
 
-def row_of(record: Record, columns: Columns) -> ProblemRow:
-    """One record as a row of the schema. Raises DataError that names the place and the column.
-
-    A column left at its default name may be absent; one that the spec names must be there. Without an id the row is
-    named by its problem's content.
-    """
-    problem = _text(record, columns, "problem")
-    if problem is None or not problem.strip():
-        raise DataError(
-            f"{record.where} has no {columns.problem!r}: name the column that holds the problem in "
-            f"spec.columns.problem (there is: {', '.join(map(repr, list(record.values)[:20]))})"
-        )
-    difficulty = record.values.get("difficulty")
-    return ProblemRow(
-        id=_text(record, columns, "id") or "p-" + hashlib.sha256(normalised(problem).encode()).hexdigest()[:16],
-        problem=problem,
-        solutions=_solutions(record, columns),
-        answer=_text(record, columns, "answer"),
-        rubric=_text(record, columns, "rubric"),
-        reference=_text(record, columns, "reference"),
-        difficulty=difficulty if isinstance(difficulty, int) and 0 <= difficulty < 2**31 else 0,
-        source=record.where,
-    )
+def _hub_name(source: HubSource) -> str:
+    return f"hf://{source.id}@{source.revision}"
 
 
-def _value(record: Record, columns: Columns, role: str) -> Any:
-    name = getattr(columns, role)
-    if not name:
-        return None
-    if name not in record.values and name != Columns.model_fields[role].default:
-        raise DataError(
-            f"{record.where} has no {name!r}, which spec.columns.{role} names "
-            f"(there is: {', '.join(map(repr, list(record.values)[:20]))})"
-        )
-    return record.values.get(name)
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of one source of the spec, from its start as often as `read` is called."""
+
+    name: str
+    read: Callable[[], Iterator[ProblemRow]]
 
 
-def _text(record: Record, columns: Columns, role: str) -> str | None:
-    """The value as text; numbers are written out, and structures (a rubric, say) as JSON."""
-    value = _value(record, columns, role)
-    if value is None or isinstance(value, str):
-        return value or None
-    if role == "problem":
-        raise DataError(f"{record.where}: {columns.problem!r} is {type(value).__name__}, not text")
-    if isinstance(value, int | float):
-        return str(value)
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+def rows_of(spec: ProofDatasetSpec, found: Pins) -> list[SourceRows]:
+    """Each source's rows, of the files and commits that `pins` found."""
+    return [SourceRows(source.name, _reader(spec, source, found)) for source in spec.sources]
 
 
-def _solutions(record: Record, columns: Columns) -> list[str]:
-    value = _value(record, columns, "solution")
-    if not value:
-        return []
-    solutions = [value] if isinstance(value, str) else value
-    if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
-        raise DataError(f"{record.where}: {columns.solution!r} is neither text nor a list of texts")
-    return [solution for solution in solutions if solution.strip()]
+def _reader(spec: ProofDatasetSpec, source: Source, found: Pins) -> Callable[[], Iterator[ProblemRow]]:
+    def records() -> Iterator[Record]:
+        if source.files is not None:
+            return Files(source.files.store, _field(source)).records(source.files.uris)
+        assert source.hub is not None
+        return hub.records(source.hub, found[_hub_name(source.hub)]["commit"])
+
+    if source.generator is not None:
+        return lambda: _generated(spec, source)
+    return lambda: (row_of(record, source.columns, source.name) for record in records())
+
+
+def _generated(spec: ProofDatasetSpec, source: Source) -> Iterator[ProblemRow]:
+    generator = source.generator
+    assert generator is not None
+    for fold in (TRAIN, HELD_OUT):
+        wanted = needed(spec, fold) or any(split.held_out == (fold == HELD_OUT) for split in spec.splits)
+        if not wanted:
+            continue
+        count = generator.problems or needed(spec, fold)
+        for row in generated_rows(generator, seed=spec.seed, fold=fold, skip=0, count=count):
+            yield _placed(row, source.name)
+
+
+def _placed(row: ProblemRow, source: str) -> ProblemRow:
+    from qednano.data.stage import with_meta
+
+    return with_meta(row, **{"from": source})
+
+
+def benchmark_rows(benchmark: ContaminationBenchmark) -> Iterator[ProblemRow]:
+    """The problems of a benchmark, from its file or from the Hub. DataError, ConfigError or Unavailable."""
+    columns = Columns(problem=benchmark.column, id=benchmark.id_column)
+    if benchmark.uri is not None:
+        found: Iterator[Record] = Files(field=f"benchmark {benchmark.name}").records([benchmark.uri])
+    else:
+        found = (record for dataset in _datasets(benchmark) for record in hub.records(dataset, hub.commit_of(dataset)))
+    empty = True
+    for record in found:
+        empty = False
+        yield row_of(record, columns)
+    if empty:
+        raise DataError(f"benchmark {benchmark.name} of a decontaminate stage has no statements: check its uri")
+
+
+def _datasets(benchmark: ContaminationBenchmark) -> list[HubSource]:
+    if benchmark.hub is not None:
+        return [benchmark.hub]
+    known = BENCHMARKS[benchmark.name]
+    return [HubSource(id=known.hub, split=split) for split in known.splits]
+
+
+def origin(row: ProblemRow) -> tuple[str, str]:
+    """Which source of the spec a row came from, and of which fold of a generator; each '' if it doesn't say."""
+    meta: Any = json.loads(row.meta or "{}")
+    return str(meta.get("from", "")), str(meta.get("fold", ""))

@@ -22,7 +22,7 @@ from qednano.tiny.checker import check
 
 
 def spec_of(source, splits, **more):
-    return ProofDatasetSpec.model_validate({"source": source, "splits": splits, **more})
+    return ProofDatasetSpec.model_validate({"sources": [{"name": "mine", **source}], "splits": splits, **more})
 
 
 def generated(train=120, held=30, **more):

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qednano.api.proofdataset import Columns, HubSource
-from qednano.data.sources import Record, file_records, hub_commit, hub_records, row_of
+from qednano.data import hub
+from qednano.data.columns import Record, row_of
+from qednano.data.files import Files
 from qednano.errors import ConfigError, DataError, Unavailable
 
 ROWS = [{"problem": "Prove that 1 = 1.", "solution": "Trivial."}, {"problem": "Prove 2 | 4.", "solution": "4 = 2·2."}]
@@ -24,7 +26,7 @@ def columns(**names):
 
 
 def read(uri, **names):
-    return [row_of(record, columns(**names)) for record in file_records([uri])]
+    return [row_of(record, columns(**names)) for record in Files().records([uri])]
 
 
 def test_the_same_rows_come_out_of_every_format(tmp_path):
@@ -42,7 +44,7 @@ def test_the_same_rows_come_out_of_every_format(tmp_path):
 
 def test_files_follow_one_another_and_each_row_says_where_it_stood(tmp_path):
     one, two = jsonl(tmp_path / "one.jsonl", ROWS), jsonl(tmp_path / "two.jsonl", ROWS)
-    where = [record.where for record in file_records([one, two])]
+    where = [record.where for record in Files().records([one, two])]
     assert where == ["one.jsonl line 1", "one.jsonl line 2", "two.jsonl line 1", "two.jsonl line 2"]
 
 
@@ -100,14 +102,14 @@ def test_a_missing_file_is_named_by_its_path(tmp_path):
 def test_a_column_that_the_spec_names_must_be_there_and_a_default_one_may_be_absent():
     record = Record("rows.jsonl line 4", {"problem": "P"})
     assert row_of(record, columns()).solutions == []
-    with pytest.raises(DataError, match=r"line 4 has no 'proof', which spec.columns.solution names"):
+    with pytest.raises(DataError, match=r"line 4 has no 'proof', which columns.solution names"):
         row_of(record, columns(solution="proof"))
 
 
 def test_a_dataset_of_the_hubs_library_is_read_as_a_stream(tmp_path):
     jsonl(tmp_path / "train.jsonl", ROWS)
     source = HubSource(id=str(tmp_path))
-    rows = [row_of(record, columns()) for record in hub_records(source, hub_commit(source))]
+    rows = [row_of(record, columns()) for record in hub.records(source, hub.commit_of(source))]
     assert [row.problem for row in rows] == [row["problem"] for row in ROWS]
     assert rows[1].source.endswith("[train] row 2")
 
@@ -116,10 +118,10 @@ def test_a_split_that_the_dataset_lacks_is_named(tmp_path):
     jsonl(tmp_path / "train.jsonl", ROWS)
     source = HubSource(id=str(tmp_path), split="exam")
     with pytest.raises(ConfigError, match="has no split 'exam'"):
-        list(hub_records(source, "main"))
+        list(hub.records(source, "main"))
 
 
 def test_a_hub_that_does_not_answer_is_an_unavailable_dependency(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="does not answer for someone/proofs"):
-        hub_commit(HubSource(id="someone/proofs"))
+        hub.commit_of(HubSource(id="someone/proofs"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qednano.data.split import Ledger, normalised
+from qednano.data.split import Ledger, Wanted, normalised
 from qednano.errors import DataError
 
 
@@ -12,7 +12,8 @@ def selected(problems, counts, seed=0):
     ledger = Ledger(seed)
     for number, problem in enumerate(problems):
         ledger.add(problem, str(number))
-    return [positions.tolist() for positions in ledger.select(counts)]
+    splits = [Wanted(f"s{number}", count) for number, count in enumerate(counts)]
+    return [positions.tolist() for positions in ledger.select(splits)]
 
 
 @given(st.lists(st.text(max_size=6), max_size=60), st.data())
@@ -55,4 +56,4 @@ def test_two_problems_with_one_id_are_named():
     for problem, identifier in [("A", "1"), ("B", "2"), ("C", "1")]:
         ledger.add(problem, identifier)
     with pytest.raises(DataError, match="records 1 and 3 of the source are different problems with the same id"):
-        ledger.select([3])
+        ledger.select([Wanted("all", 3)])

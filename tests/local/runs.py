@@ -23,7 +23,7 @@ apiVersion: qednano.dev/v1alpha1
 kind: ProofDataset
 metadata: {name: tiny}
 spec:
-  source: {generator: {name: tiny-divisibility}}
+  sources: [{name: tiny, generator: {name: tiny-divisibility}}]
   splits: [{name: train, problems: 10}]
   restart: {maxRestarts: 2, backoffSeconds: 0}
 """

@@ -34,7 +34,7 @@ def manifest(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any
     """A run with the smallest valid spec of its kind, and the given fields."""
     smallest: dict[str, dict[str, Any]] = {
         "ProofDataset": {
-            "source": {"generator": {"name": "tiny-divisibility"}},
+            "sources": [{"name": "tiny", "generator": {"name": "tiny-divisibility"}}],
             "splits": [{"name": "sft", "problems": 8}, {"name": "rl", "problems": 8}],
         },
         "SFTRun": {

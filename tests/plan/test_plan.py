@@ -62,7 +62,7 @@ def test_every_run_has_an_essential_role(spec: SFTRunSpec | RLRunSpec | EvalRunS
 def test_a_dataset_refers_to_nothing() -> None:
     spec = ProofDatasetSpec.model_validate(
         {
-            "source": {"generator": {"name": "tiny-divisibility"}},
+            "sources": [{"name": "tiny", "generator": {"name": "tiny-divisibility"}}],
             "splits": [{"name": "train", "problems": 1}],
         }
     )
