@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -23,6 +23,7 @@ from qednano import metrics as prometheus
 
 log = logging.getLogger(__name__)
 
+EXPORTS_TOLD = 64
 _WINDOW = 30  # samples of (time, step) from which the rate is taken
 
 
@@ -40,6 +41,7 @@ class ProgressReport(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     message: str = ""
     paused: str = ""  # why the job waits by its own decision; empty while it goes on
+    exports: list[int] = Field(default_factory=list)  # steps of a training run whose weights can be evaluated
     updated: float = 0.0
 
 
@@ -65,6 +67,7 @@ class Reporter:
         metrics: Mapping[str, float] | None = None,
         message: str | None = None,
         paused: str | None = None,
+        exports: Sequence[int] | None = None,
     ) -> None:
         """Change what is given and leave the rest; a new stage starts the rate afresh."""
         with self._lock:
@@ -80,6 +83,8 @@ class Reporter:
                 report.message = message
             if paused is not None:
                 report.paused = paused
+            if exports is not None:
+                report.exports = sorted(set(exports))[-EXPORTS_TOLD:]
             if metrics:
                 report.metrics.update({name: float(value) for name, value in metrics.items()})
             if step is not None:

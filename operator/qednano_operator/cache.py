@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qednano.api import KINDS
+from qednano.plan.evaluations import OF_LABEL
 from qednano.progress import ProgressReport
 from qednano_operator.decision import Object, World
 from qednano_operator.dependencies import referenced
@@ -78,6 +79,17 @@ def owner_key(obj: Object) -> Key | None:
     return (kind, meta["namespace"], run) if kind in KINDS and run else None
 
 
+def evaluated_run(obj: Object) -> Key | None:
+    """The training run whose checkpoint an EvalRun was made for; None for any other object."""
+    meta = obj["metadata"]
+    name = (meta.get("labels") or {}).get(OF_LABEL)
+    if obj["kind"] != "EvalRun" or not name:
+        return None
+    model = (obj.get("spec") or {}).get("model") or {}
+    kind = "SFTRun" if "sftRun" in model else "RLRun"
+    return kind, meta["namespace"], name
+
+
 class Cache:
     """Newest known state of all runs and their children. Answers of our own writes go in too, so that the next
     pass need not wait for the watch to echo them."""
@@ -88,6 +100,7 @@ class Cache:
         self._owners: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
         self._dependents: dict[Key, set[Key]] = {}
         self._foreign: dict[tuple[str, str, str], float] = {}
+        self._evaluations: dict[Key, dict[str, Object]] = {}  # training run to the EvalRuns of its checkpoints
 
     def keys(self) -> list[Key]:
         """Every known run."""
@@ -127,7 +140,7 @@ class Cache:
                 return {key}
             self._link(key, old, obj)
             self._runs[key] = obj
-            return {key} | self._dependents.get(key, set())
+            return self._concerned(key, obj)
         children = self._children.setdefault(key, {})
         old = children.get((obj["kind"], meta["name"]))
         if old is None or old["metadata"]["uid"] != meta["uid"] or _version(old) <= _version(obj):
@@ -150,7 +163,7 @@ class Cache:
                 return {key}
             del self._runs[key]
             self._link(key, old, None)
-            return {key} | self._dependents.get(key, set())
+            return self._concerned(key, old)
         children = self._children.get(key, {})
         name = (obj["kind"], meta["name"])
         if name in children and children[name]["metadata"]["uid"] == meta["uid"]:
@@ -160,8 +173,16 @@ class Cache:
                 del self._children[key]
         return {key}
 
+    def _concerned(self, key: Key, obj: Object) -> set[Key]:
+        trained = evaluated_run(obj)
+        return {key, *self._dependents.get(key, set()), *([trained] if trained else [])}
+
     def _link(self, key: Key, old: Object | None, new: Object | None) -> None:
         namespace = key[1]
+        if old is not None and (trained := evaluated_run(old)) is not None:
+            self._evaluations.get(trained, {}).pop(key[2], None)
+        if new is not None and (trained := evaluated_run(new)) is not None:
+            self._evaluations.setdefault(trained, {})[key[2]] = new
         before = referenced(old["spec"]) if old else set()
         after = referenced(new["spec"]) if new else set()
         for kind, name in before - after:
@@ -193,6 +214,7 @@ class Cache:
             owners=ChainMap(foreign, self._owners.get(namespace, {})),
             runs=runs,
             reports=reports,
+            evaluations=dict(self._evaluations.get(key, {})),
         )
 
     def replace_all(self, kind: str, objects: list[Object], listed_at: float) -> set[Key]:

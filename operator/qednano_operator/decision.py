@@ -53,13 +53,15 @@ class World:
 
     ``children``: compact objects that carry the run's label. ``owners``: (kind, name) of every labelled object
     of the namespace to (uid of its run, "SFTRun tiny"). ``runs``: (kind, name) to the referenced run.
-    ``reports``: role to the newest progress report of its first pod.
+    ``reports``: role to the newest progress report of its first pod. ``evaluations``: name to EvalRun, of those that
+    were made of the run's checkpoints.
     """
 
     children: tuple[Object, ...] = ()
     owners: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     runs: Mapping[tuple[str, str], Object] = field(default_factory=dict)
     reports: Mapping[str, ProgressReport] = field(default_factory=dict)
+    evaluations: Mapping[str, Object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qednano.api import TERMINAL
 from qednano.api.common import RunSpec
 from qednano.api.status import ResolvedInputStatus
 from qednano.plan import Reference, literal_inputs, locate, references
@@ -33,9 +34,11 @@ class Resolution:
 
 def _path(reference: Reference) -> str:
     """The field as it stands in the manifest: ``spec.baselines[0].model.sftRun``."""
-    head, _, index = reference.field.partition("/")
     field = {"SFTRun": "sftRun", "RLRun": "rlRun", "ProofDataset": "proofDataset"}[reference.kind]
-    return f"spec.{head}[{index}].model.{field}" if index else f"spec.{head}.{field}"
+    if reference.field.startswith("served/"):
+        return f"the model of role {reference.field.removeprefix('served/')} ({field})"
+    path = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in reference.field.split("/"))
+    return f"spec{path}{'.model' if path.endswith(']') else ''}.{field}"
 
 
 def _progress(status: Mapping[str, Any]) -> str:
@@ -78,6 +81,8 @@ def _resolve(reference: Reference, source: Object | None, namespace: str) -> Res
         return Resolution(reason="DependencyUnfit", message=never, failed=True)
     status = source.get("status") or {}
     phase = status.get("phase") or "Pending"
+    if reference.part.startswith("step/"):
+        return _resolve_step(reference, status, phase)
     if phase == "Failed":
         why = status.get("message") or "no reason given"
         return Resolution(
@@ -95,6 +100,29 @@ def _resolve(reference: Reference, source: Object | None, namespace: str) -> Res
         name=f"{reference.kind}/{reference.name}",
         uri=locate(reference, artifact["uri"]),
         digest=artifact.get("digest") or "",
+    )
+
+
+def _resolve_step(reference: Reference, status: Mapping[str, Any], phase: str) -> ResolvedInputStatus | Resolution:
+    """The weights after a step are there as soon as the run says so, while it goes on."""
+    what, step = f"{reference.kind} {reference.name}", int(reference.part.removeprefix("step/"))
+    if step in ((status.get("progress") or {}).get("exports") or []):
+        return ResolvedInputStatus(
+            field=reference.field,
+            name=f"{reference.kind}/{reference.name}",
+            uri=locate(reference, f"{status.get('runDir', '')}/artifact"),
+        )
+    if phase in TERMINAL:
+        return Resolution(
+            reason="DependencyUnfit",
+            message=f"{_path(reference)}.step is {step}, but {what}, which is {phase}, keeps no weights of that step; "
+            "it keeps those that checkpoint.export or evaluations asked for",
+            failed=True,
+        )
+    return Resolution(
+        reason="NotReady",
+        message=f"{_path(reference)} waits for step {step} of {what}, which is {phase}",
+        detail=_progress(status),
     )
 
 
@@ -123,6 +151,8 @@ def referenced(spec: Any) -> set[tuple[str, str]]:
         for key, value in spec.items():
             if key in _FIELDS and isinstance(value, dict) and isinstance(value.get("name"), str):
                 found.add((_FIELDS[key], value["name"]))
+            elif key == "evalRun" and isinstance(value, str):
+                found.add(("EvalRun", value))
             else:
                 found |= referenced(value)
     elif isinstance(spec, list):

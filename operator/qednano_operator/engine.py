@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _STATUS_INTERVAL = 5.0  # seconds between writes of progress alone
 _REFUSALS = (400, 403, 422)  # the API server answered, and will answer so again: quota, admission, validation
 # Names that people use too: made by a create, which never touches what is there, as an apply would.
-_GUARDED = ("ConfigMap", "Service", "NetworkPolicy")
+_GUARDED = ("ConfigMap", "Service", "NetworkPolicy", "EvalRun")
 
 
 class Engine:

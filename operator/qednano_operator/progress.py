@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from qednano.progress import ProgressReport, parse_report
+from qednano.progress import EXPORTS_TOLD, ProgressReport, parse_report
 from qednano_operator.cache import Cache, Key
 from qednano_operator.decision import Object
 from qednano_operator.health import REPORTING_ROLES
@@ -54,6 +54,7 @@ def bounded(report: ProgressReport, now: float) -> ProgressReport:
         metrics=metrics,
         message=report.message[:_TEXT],
         paused=report.paused[:_TEXT],
+        exports=sorted({step for step in report.exports if 0 < step <= 10**9})[-EXPORTS_TOLD:],
         updated=max(updated, 0.0) if updated is not None else now,
     )
 

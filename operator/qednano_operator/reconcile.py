@@ -24,6 +24,7 @@ from qednano_operator.attempts import answer, fail, failure, is_done, role_attem
 from qednano_operator.conditions import clip, is_because, is_true, phase_of, put, stamp
 from qednano_operator.decision import Decision, Defaults, Event, Object, Target, World
 from qednano_operator.dependencies import resolve
+from qednano_operator.evaluations import evaluate
 from qednano_operator.health import MAIN_ROLE, assess, look, progress_of, spend
 from qednano_operator.limits import deadline, expiry, overdue, seconds_until, stall_failure, stall_time
 from qednano_operator.observe import LABEL, LastWords, Observed, observe, parse_time
@@ -50,6 +51,7 @@ def reconcile(run: Object, world: World, now: datetime, defaults: Defaults) -> D
         found = _begin(subject, world, observed, defaults)
     else:
         found = _advance(subject, world, observed, defaults)
+    found = evaluate(subject, world, found)
     if not is_true(found.status, ConditionType.RUNNING) and is_true(found.status, ConditionType.PROGRESSING):
         still = put(found.status, ConditionType.PROGRESSING, False, "NotRunning", "", subject.generation, now)
         found = replace(found, status=still)

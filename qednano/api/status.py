@@ -84,6 +84,9 @@ class Progress(ApiModel):
     rows_in: int | None = Field(default=None, description="Rows that the sources of a ProofDataset gave.")
     rows_out: int | None = Field(default=None, description="Rows that its last finished stage let through.")
     paused: Text = Field(default="", description="Why the run waits by its own decision.")
+    exports: list[int] = Field(
+        default_factory=list, max_length=64, description="Steps whose weights can be evaluated, the newest 64."
+    )
     updated: Time = ""
     changed: Time = Field(default="", description="When the progress last differed from what it was before.")
 
@@ -118,6 +121,15 @@ class Usage(ApiModel):
     completion_tokens: int = Field(default=0, description="Tokens that they gave.")
     cost: Label = Field(default="", description="Money spent on endpoints with a known price.")
     accrued_until: Time = Field(default="", description="Up to when the use is counted.")
+
+
+class EvaluationStatus(ApiModel):
+    """One EvalRun of a checkpoint of this run."""
+
+    name: Label
+    step: int = 0
+    phase: Label = ""
+    score: Label = ""
 
 
 class ResolvedInputStatus(ApiModel):
@@ -165,6 +177,12 @@ class RunStatus(ApiModel):
     )
     attempts: list[Attempt] = Field(default_factory=list, max_length=10)
     usage: Usage | None = None
+    evaluations: list[EvaluationStatus] = Field(
+        default_factory=list,
+        max_length=64,
+        description="EvalRuns of this run's checkpoints, by step.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     inputs: list[ResolvedInputStatus] = Field(
         default_factory=list,
         max_length=16,

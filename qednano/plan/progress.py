@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from qednano.api.status import Headline, Progress, Usage
-from qednano.progress import ProgressReport
+from qednano.progress import EXPORTS_TOLD, ProgressReport
 
 HEADLINES = {"ProofDataset": "", "SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
 """The metric that a kind's printer column shows. An RL run's reward is the actor's: of all groups drawn."""
@@ -77,6 +77,7 @@ def summarise(
         rows_in=_count(metrics, ROWS_IN),
         rows_out=_count(metrics, ROWS_OUT),
         paused=(main.paused or paused)[:_TEXT],
+        exports=sorted({*main.exports, *(before.exports if before else ())})[-EXPORTS_TOLD:],
         updated=updated,
     )
     return found.model_copy(update={"changed": _changed(found, before)})

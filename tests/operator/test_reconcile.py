@@ -391,3 +391,65 @@ def test_tokens_and_money_are_totals_that_never_fall() -> None:
         simulation.operator()
     usage = simulation.status["usage"]
     assert (usage["promptTokens"], usage["completionTokens"], usage["cost"]) == (10, 20, "1.50")
+
+
+_TEMPLATE = {
+    "model": {"uri": "/qed/model"},
+    "benchmark": {"uri": "/qed/test.parquet"},
+    "grader": {"checker": {"name": "tiny-divisibility"}},
+    "suspend": True,
+}
+
+
+def _evaluated() -> Simulation:
+    """A running SFTRun of ten steps that wants every fourth step and the last one evaluated."""
+    simulation = Simulation.of(
+        "SFTRun",
+        trainer={"maxSteps": 10},
+        evaluations=[{"name": "quick", "evalRun": "template", "everySteps": 4}],
+        restart=NO_WAIT,
+    )
+    template = manifest("EvalRun", "template", "ns")
+    simulation.others["EvalRun", "template"] = {**template, "spec": _TEMPLATE}
+    simulation.settle(code=None)
+    return simulation
+
+
+def test_each_chosen_checkpoint_gets_one_evaluation_that_is_never_made_again() -> None:
+    simulation = _evaluated()
+    report = ProgressReport(step=4, total=10, exports=[2, 4], updated=simulation.now.timestamp())
+    simulation.reports = {"trainer": report}
+    (made,) = [obj for obj in simulation.decide().apply if obj["kind"] == "EvalRun"]
+    assert made["metadata"]["name"] == "tiny-quick-4"
+    assert made["spec"]["model"] == {"sftRun": {"name": "tiny", "step": 4}}
+    assert made["metadata"]["ownerReferences"][0]["name"] == "tiny"
+    assert "suspend" not in made["spec"]
+    simulation.operator()
+    assert simulation.status["evaluations"] == [{"name": "tiny-quick-4", "phase": "Pending", "step": 4}]
+    assert not [obj for obj in simulation.decide().apply if obj["kind"] == "EvalRun"]
+
+
+def test_the_last_step_is_evaluated_though_the_trainer_ended_before_it_was_asked() -> None:
+    simulation = _evaluated()
+    simulation.reports = {"trainer": ProgressReport(step=9, total=10, updated=simulation.now.timestamp())}
+    simulation.operator()
+    simulation.finish()
+    assert [item["name"] for item in simulation.status["evaluations"]] == ["tiny-quick-10"]
+    assert simulation.status["progress"]["exports"] == [10]
+
+
+def test_an_evaluation_of_a_step_starts_while_the_training_goes_on() -> None:
+    simulation = Simulation.of("EvalRun", model={"sftRun": {"name": "train", "step": 4}})
+    train = manifest("SFTRun", "train", "ns")
+    train["status"] = {"phase": "Running", "runDir": "/qed/ns/sftrun/train-1", "progress": {"exports": [2]}}
+    simulation.others["SFTRun", "train"] = train
+    simulation.operator()
+    assert simulation.status["phase"] == "Waiting"
+    assert "waits for step 4 of SFTRun train" in simulation.status["message"]
+    train["status"]["progress"] = {"exports": [2, 4]}
+    simulation.operator()
+    assert simulation.status["inputs"][-1]["uri"].startswith("/qed/ns/sftrun/train-1/exports/step-")
+    lost = Simulation.of("EvalRun", model={"sftRun": {"name": "train", "step": 3}})
+    lost.others["SFTRun", "train"] = {**train, "status": {**train["status"], "phase": "Succeeded"}}
+    lost.operator()
+    assert lost.status["phase"] == "Failed" and "keeps no weights of that step" in lost.status["message"]
