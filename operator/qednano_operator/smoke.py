@@ -32,7 +32,7 @@ def objects(name: str, namespace: str, claim: str) -> list[Object]:
     return [
         run(
             "ProofDataset",
-            source={"generator": {"name": "tiny-divisibility"}},
+            sources=[{"name": "tiny", "generator": {"name": "tiny-divisibility"}}],
             splits=splits,
             resources={"cpu": "200m", "memory": "1Gi"},
         ),
