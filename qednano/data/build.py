@@ -25,6 +25,7 @@ from qednano.api.proofdataset import KeepTogether, ProofDatasetSpec
 from qednano.data import shards
 from qednano.data.card import card
 from qednano.data.pipeline import Outcome, run_stages
+from qednano.data.publish import publish
 from qednano.data.report import stage_metrics, write_reports
 from qednano.data.schema import SCHEMA, ProblemRow
 from qednano.data.shards import Build
@@ -48,10 +49,18 @@ class SplitPlan:
 def build_dataset(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.Manifest:
     """Make `artifact/` of a ProofDataset, or finish what an earlier attempt began; returns its manifest.
 
-    Raises DataError (a file, line or column; too few problems), ConfigError, Unavailable, Stopped, Fenced.
+    Then push it to the Hub, if the spec says so. Raises DataError (a file, line or column; too few problems),
+    ConfigError, Unavailable, Stopped, Fenced.
     """
     if (build.artifact / artifacts.MANIFEST).exists():
-        return artifacts.verify(build.artifact)
+        manifest = artifacts.verify(build.artifact)
+    else:
+        manifest = _made(spec, name, build)
+    publish(spec, manifest, build)
+    return manifest
+
+
+def _made(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.Manifest:
     build.reporter.update(stage="inputs", unit="problem")
     inputs = pins(spec)
     _open_work(build, spec, inputs)

@@ -8,7 +8,6 @@ many rows of the stage before are done is the sum of what the shards have counte
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,8 +95,7 @@ def _resumed(folder: Path) -> Tally:
     folder.mkdir(parents=True, exist_ok=True)
     tally = Tally()
     for shard in shards.complete(folder):
-        values = json.loads(shard.with_suffix(".json").read_text(encoding="utf-8"))
-        tally.add(Tally(values["rows_in"], values["rows_out"], Counter(values["counts"]), values["examples"]))
+        tally.add(Tally.from_json(json.loads(shard.with_suffix(".json").read_text(encoding="utf-8"))))
     return tally
 
 
@@ -136,8 +134,5 @@ def _run(rows: Iterator[ProblemRow], apply: Apply, folder: Path, name: str, tall
 def _publish(path: Path, rows: list[ProblemRow], tally: Tally) -> None:
     log = "".join(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n" for entry in tally.log)
     artifacts.write_atomic(path.with_suffix(".jsonl"), log)
-    artifacts.write_json(
-        path.with_suffix(".json"),
-        {"rows_in": tally.rows_in, "rows_out": tally.rows_out, "counts": tally.counts, "examples": tally.examples},
-    )
+    artifacts.write_json(path.with_suffix(".json"), tally.to_json())
     shards.publish(path, rows)

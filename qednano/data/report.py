@@ -37,8 +37,9 @@ def write_reports(folder: Path, splits: Mapping[str, int], outcome: Outcome) -> 
     """
     reports = folder / "reports"
     reports.mkdir()
-    stages = [_stage(name, tally) for name, tally in outcome.tallies.items()]
-    artifacts.write_json(reports / "stages.json", {stage["name"]: _plain(stage) for stage in stages})
+    stages = [{"name": name, "log": "", "page": "", **tally.to_json()} for name, tally in outcome.tallies.items()]
+    told = {name: tally.to_json() for name, tally in outcome.tallies.items()}
+    artifacts.write_json(reports / "stages.json", told)
     for stage in stages:
         if stage["rows_in"] == stage["rows_out"]:
             continue
@@ -61,22 +62,6 @@ def write_reports(folder: Path, splits: Mapping[str, int], outcome: Outcome) -> 
                     log=stage["log"],
                 )
     _render(folder / "report.html", "report", splits=splits, stages=stages, drawn=sum(splits.values()))
-
-
-def _stage(name: str, tally: Tally) -> dict[str, Any]:
-    return {
-        "name": name,
-        "rows_in": tally.rows_in,
-        "rows_out": tally.rows_out,
-        "counts": {cause: count for cause, count in sorted(tally.counts.items()) if count},
-        "examples": dict(sorted(tally.examples.items())),
-        "log": "",
-        "page": "",
-    }
-
-
-def _plain(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stage.items() if key not in ("name", "log", "page")}
 
 
 def _environment() -> Environment:

@@ -27,6 +27,20 @@ class Tally:
 
     log: list[dict[str, str]] = field(default_factory=list)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Tally:
+        """What `to_json` made."""
+        return cls(values["rows_in"], values["rows_out"], Counter(values["counts"]), values["examples"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the log, sorted."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "counts": {cause: count for cause, count in sorted(self.counts.items()) if count},
+            "examples": dict(sorted(self.examples.items())),
+        }
+
     def drop(self, cause: str, row: ProblemRow, reason: str, **more: str) -> None:
         """Enter a dropped row: its cause is counted, and the row with what it was compared with goes to the report."""
         self.counts[f"dropped {cause}"] += 1
