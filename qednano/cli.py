@@ -80,7 +80,7 @@ def run(
     print(last_line(views, scores, time.monotonic() - started), flush=True)
     if session.interrupt.count:
         raise typer.Exit(128 + session.interrupt.signal)
-    if any(view.phase.value != "Succeeded" for view in views):
+    if not all(view.in_order for view in views):
         raise typer.Exit(1)
 
 

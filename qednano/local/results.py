@@ -76,7 +76,7 @@ def last_line(views: Sequence[RunView], scores: dict[str, list[Score]], total_se
         "seconds": {view.label: round(view.seconds, 1) for view in views} | {"total": round(total_seconds, 1)},
         "report": reports[-1] if reports else None,
     }
-    unfinished = {view.label: view.status.message for view in views if view.phase is not Phase.SUCCEEDED}
+    unfinished = {view.label: view.status.message for view in views if not view.in_order}
     if unfinished:
         summary["unfinished"] = unfinished
     return json.dumps(summary, ensure_ascii=False)

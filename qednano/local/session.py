@@ -18,6 +18,7 @@ from qednano.api.common import RunSpec
 from qednano.api.load import Document
 from qednano.api.status import ArtifactStatus, ResolvedInputStatus
 from qednano.errors import QedError
+from qednano.local.evaluations import documents_of
 from qednano.local.folders import (
     RootLock,
     RunFolder,
@@ -64,6 +65,11 @@ class RunView:
     def label(self) -> str:
         """Kind/name."""
         return label(self.key)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it ended as its manifest asks: well, or not at all where spec.suspend says so."""
+        return self.phase is Phase.SUCCEEDED or (self.run.spec.suspend and self.phase is Phase.SUSPENDED)
 
     @property
     def phase(self) -> Phase:
@@ -137,7 +143,7 @@ class Session:
         lock = RootLock(self.root)
         try:
             with self.interrupt.installed():
-                for view in self.views:
+                for view in self.views:  # grows: a training run may ask for evaluations of its checkpoints
                     with _leash(lock) as leash:
                         self._run_one(view, leash)
                     self._display.show(self.views)
@@ -203,8 +209,15 @@ class Session:
             )
             view.status = view.status.model_copy(update={"phase": Phase.SUCCEEDED, "artifact": artifact, "message": ""})
             self.artifacts[view.key] = folder
+            self._evaluate(view, folder)
             folder.write_status(view.status)
             shutil.rmtree(folder.path / "scratch", ignore_errors=True)
+
+    def _evaluate(self, view: RunView, folder: RunFolder) -> None:
+        if getattr(view.run.spec, "evaluations", ()):
+            known = [other.document for other in self.views]
+            place = self.views.index(view) + 1
+            self.views[place:place] = [RunView(item) for item in documents_of(view.document, folder, known)]
 
     def _supervise(self, view: RunView, supervisor: Supervisor) -> None:
         started, written, written_at = time.monotonic(), None, 0.0

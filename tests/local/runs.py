@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     if session.interrupt.count:
         return 128 + session.interrupt.signal
-    return int(any(view.phase != "Succeeded" for view in views))
+    return int(not all(view.in_order for view in views))
 
 
 if __name__ == "__main__":

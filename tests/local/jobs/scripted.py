@@ -13,6 +13,7 @@ from pathlib import Path
 from qednano.artifacts import publish, staging, write_manifest
 from qednano.errors import ConfigError, DataError, Stopped, Unavailable
 from qednano.job import JobContext, Outcome, job
+from qednano.plan.references import export_path
 
 _ERRORS = {"config": ConfigError, "data": DataError, "unavailable": Unavailable}
 
@@ -76,6 +77,8 @@ def main(ctx: JobContext) -> Outcome:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
     _work(ctx, script.get("steps", 3), script.get("pause", 0.02))
+    for step in script.get("exports", []):
+        (ctx.run_dir / export_path(step)).mkdir(parents=True)
     if script.get("publish", True) and ctx.rank == 0:
         return Outcome("done", {"steps": 3}, _publish(ctx))
     return Outcome("done")
