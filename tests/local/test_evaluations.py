@@ -28,4 +28,4 @@ def test_chosen_checkpoints_are_evaluated_once(workshop):
         assert (folder / "artifact" / "manifest.json").exists()
     assert not workshop.folders("evalrun", "tiny-sft-quick-5")
     code, output = workshop.run(manifest, script=script)
-    assert code == 0 and "tiny-sft-quick-4  reused" in output, output
+    assert code == 0 and "tiny-sft-quick-4  Succeeded  (as before)" in output, output
