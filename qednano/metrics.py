@@ -16,6 +16,19 @@ LEARNING_RATE = Gauge("qednano_train_learning_rate", "Learning rate of the last 
 GRAD_NORM = Gauge("qednano_train_grad_norm", "Global gradient norm before clipping.", ["role"])
 TOKENS_TRAINED = Counter("qednano_train_tokens", "Tokens that went through the trainer.", ["role"])
 SKIPPED_STEPS = Counter("qednano_train_skipped_steps", "Steps skipped since loss or gradient was not finite.", ["role"])
+TOKEN_RATE = Gauge(
+    "qednano_train_tokens_per_second", "Tokens a second of the last optimizer step, all ranks.", ["role"]
+)
+MFU = Gauge(
+    "qednano_train_mfu_ratio", "Model FLOPs of the last step over what its GPUs could do at their peak.", ["role"]
+)
+TRAINER_MEMORY = Gauge(
+    "qednano_train_memory_bytes", "Most memory rank 0 has held: of its GPU, else of the machine.", ["role"]
+)
+GPU_SECONDS = Counter("qednano_train_gpu_seconds", "Seconds since this attempt started, times its GPUs.", ["role"])
+EVALUATION_LOSS = Gauge(
+    "qednano_train_evaluation_loss", "Loss per token on the held-out rows, last measured.", ["role"]
+)
 CHECKPOINT_SECONDS = Histogram("qednano_checkpoint_seconds", "Seconds to write one checkpoint.", ["role"])
 CHECKPOINT_TIME = Gauge("qednano_checkpoint_timestamp_seconds", "When the last checkpoint was complete.", ["role"])
 
@@ -62,7 +75,9 @@ LLM_PROMPT_TOKENS = Counter("qednano_llm_prompt_tokens", "Tokens that a language
 LLM_COMPLETION_TOKENS = Counter("qednano_llm_completion_tokens", "Tokens that a language model gave.", ["role"])
 LLM_COST = Counter("qednano_llm_cost", "Money spent on endpoints with a known price.", ["role"])
 LLM_IN_FLIGHT = Gauge("qednano_llm_in_flight", "Requests under way.", ["role"])
-LLM_LIMIT = Gauge("qednano_llm_concurrency_limit", "Requests that may be under way now; adapts to the server.", ["role"])
+LLM_LIMIT = Gauge(
+    "qednano_llm_concurrency_limit", "Requests that may be under way now; adapts to the server.", ["role"]
+)
 LLM_RETRIES = Counter("qednano_llm_retries", "Requests sent again, by why.", ["role", "cause"])
 LLM_BUDGET_SPENT = Gauge("qednano_llm_budget_spent_ratio", "Share of the budget that is spent.", ["role"])
 

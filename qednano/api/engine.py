@@ -92,19 +92,16 @@ class Lora(ApiModel):
         return self
 
 
+SHARED_ROWS = rule(
+    "(self.nodes * self.processes) % self.sequenceParallel == 0",
+    "nodes times processes must be a multiple of sequenceParallel",
+)
+
+
 class Engine(ApiModel):
     """Processes and memory layout of a DeepSpeed trainer."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                rule(
-                    "(self.nodes * self.processes) % self.sequenceParallel == 0",
-                    "nodes times processes must be a multiple of sequenceParallel",
-                )
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [SHARED_ROWS]})
 
     nodes: int = Field(default=1, ge=1, le=64, description="Pods of the trainer, started and restarted as one gang.")
     processes: int = Field(default=1, ge=1, le=16, description="Processes in each pod: one a GPU.")

@@ -31,9 +31,10 @@ class Scored:
 
 
 def last_step(spec: RunSpec) -> int:
-    """The step that ends a training run; TypeError for a run that trains nothing."""
+    """The step that ends a training run, 0 where only the trainer can count it (epochs); TypeError for a run that
+    trains nothing."""
     if isinstance(spec, SFTRunSpec):
-        return spec.trainer.max_steps
+        return spec.trainer.max_steps or 0
     if isinstance(spec, RLRunSpec):
         return spec.algorithm.max_steps
     raise TypeError(f"{type(spec).__name__} has no optimizer steps")

@@ -56,7 +56,11 @@ def evaluated_models(spec: EvalRunSpec) -> dict[str, ModelRef]:
 
 
 def _datasets(spec: RunSpec) -> list[tuple[str, DatasetRef]]:
-    if isinstance(spec, SFTRunSpec | RLRunSpec):
+    if isinstance(spec, SFTRunSpec):
+        mixed = [(f"mixture/{index}/dataset", item.dataset) for index, item in enumerate(spec.mixture)]
+        held_out = spec.validation and spec.validation.dataset
+        return [("dataset", spec.dataset), *mixed, *([("validation/dataset", held_out)] if held_out else [])]
+    if isinstance(spec, RLRunSpec):
         return [("dataset", spec.dataset)]
     if isinstance(spec, EvalRunSpec):
         return [("benchmark", spec.benchmark)]

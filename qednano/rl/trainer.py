@@ -26,7 +26,7 @@ from qednano.rl.advantages import advantages
 from qednano.rl.losses import LossConfig, LossInputs, token_losses, token_weights
 from qednano.rl.stream import Group, Sample
 from qednano.training.engine import LossTerms
-from qednano.training.packing import Document, MicroBatch, collate, deal
+from qednano.training.packing import Document, MicroBatch
 from qednano.training.session import Session
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class Trainer:
             self.stale_groups = checkpoint.state["staleGroups"]
             self.reward = checkpoint.state["reward"]
             self._saved = checkpoint.step
-            self._acknowledge()  # the attempt before may have ended between its checkpoint and this
+            self._acknowledge(self.reader.position)  # the attempt before may have ended between its checkpoint and this
 
     def _next_intake(self) -> Intake | None:
         """The next step's groups, the same on every rank; None when a stop was requested."""
@@ -227,15 +227,8 @@ class Trainer:
         began = time.monotonic()
         config = self.config
         documents = step_documents(intake.groups, config)
-        dealt = deal(
-            [len(document.tokens) for document in documents],
-            sequence_length=config.sequence_length,
-            micro_batch_tokens=config.micro_batch_tokens,
-            ranks=self.engine.ranks,
-        )
-        batches = [collate([documents[index] for index in micro], FIELDS) for micro in dealt[self.engine.rank]]
         loss = PolicyLoss(config.loss)
-        step = self.engine.train_step(batches, loss)
+        step = self.session.train(documents, loss, FIELDS)
         self.stale_groups += intake.stale
         rewards = [sample.reward for group in intake.groups for sample in group.samples]
         self.reward = sum(rewards) / max(1, len(rewards))
@@ -262,13 +255,18 @@ class Trainer:
             metrics.WEIGHT_VERSION.labels("trainer").set(self.engine.step)
 
     def _save(self) -> None:
-        self.session.save({"position": self.reader.position, "staleGroups": self.stale_groups, "reward": self.reward})
+        position = self.reader.position
+        self.session.save(
+            {"position": position, "staleGroups": self.stale_groups, "reward": self.reward},
+            score=self.reward,
+            then=lambda: self._acknowledge(position),
+            wait=False,
+        )
         self._saved = self.engine.step
-        self._acknowledge()
 
-    def _acknowledge(self) -> None:
-        if self.engine.rank == 0 and self.reader.position is not None:
-            self.source.acknowledge(self.reader.position)
+    def _acknowledge(self, position: str | None) -> None:
+        if self.engine.rank == 0 and position is not None:
+            self.source.acknowledge(position)
 
 
 def _policy_metrics(sums: dict[str, float], ratios: Sequence[Tensor]) -> dict[str, float]:

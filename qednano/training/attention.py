@@ -1,28 +1,42 @@
 """Attention that never crosses documents, for rows in which documents lie end to end.
 
-Three ways, chosen by name through transformers' attention interface:
+Four ways to the same result, chosen by name (`spec.trainer.attention`):
 
-- ``qednano_segments`` (CPU, and GPUs without flash-attn): documents of similar length are gathered into batches,
-  scaled-dot-product attention runs causally inside each document, and results are put back. Cost is the sum of the
-  documents' lengths squared; no mask exists, so nothing can leak through one.
-- ``flash_attention_2``: the variable-length kernel with the documents' boundaries.
-- ``qednano_block_mask``: one dense block-diagonal causal mask over the row; quadratic in the row, kept as the
-  plain statement of what the other two compute.
+- ``Segments`` (CPU, and GPUs as well): documents of similar length are gathered into batches, scaled-dot-product
+  attention runs causally inside each document, and results are put back. Cost is the sum of the documents' lengths
+  squared; no mask exists, so nothing can leak through one.
+- ``Flash``: FlashAttention's variable-length kernel, which PyTorch brings along, with the documents' boundaries. GPUs.
+- ``Flex``: FlexAttention with a block-sparse mask; compiled on GPUs.
+- ``BlockMask``: one dense block-diagonal causal mask over the row; quadratic in the row, kept as the plain statement
+  of what the others compute.
+
+The model calls one function; which way it goes is an object made for each micro-batch, passed to the model's forward.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-SEGMENTS, BLOCK_MASK, FLASH = "qednano_segments", "qednano_block_mask", "flash_attention_2"
+from qednano.errors import ConfigError
+
+IMPLEMENTATION = "qednano_documents"  # the name under which transformers knows the function
+SEGMENTS, FLASH, FLEX, BLOCK_MASK = "Segments", "Flash", "Flex", "BlockMask"
 _SHORTEST_SHARE = 0.5  # documents shorter than this share of a batch's longest start a new batch
+
+
+class DocumentAttention(Protocol):
+    """Causal attention within each document of one row."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """query [1, heads, T, D], key and value [1, kv_heads, T, D] to [1, T, heads, D]."""
 
 
 @dataclass(frozen=True)
@@ -90,93 +104,145 @@ class _PutBack(torch.autograd.Function):
         return grads[0].index_select(0, slots).masked_fill_(padding[:, None, None], 0), None, None, None
 
 
-def _segment_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    segments: Segments | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """query [1, heads, T, D], key and value [1, kv_heads, T, D] to [1, T, heads, D]."""
-    assert segments is not None, "pass segments= to the model's forward"
-    tokens_first = (x[0].transpose(0, 1) for x in (query, key, value))
-    gathered = [_Gather.apply(x, segments.slots, segments.home) for x in tokens_first]  # type: ignore[no-untyped-call]
-    outputs = []
-    offset = 0
-    for bucket in segments.buckets:
-        size = bucket[0] * bucket[1]
-        q, k, v = (x[offset : offset + size].unflatten(0, bucket).transpose(1, 2) for x in gathered)
-        out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
-        offset += size
-    slotted = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    row = _PutBack.apply(slotted, segments.slots, segments.home, segments.padding)  # type: ignore[no-untyped-call]
-    return row[None], None
+@dataclass(frozen=True)
+class SegmentAttention:
+    """Batches of documents of like length, each causal."""
+
+    plan: Segments
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        plan = self.plan
+        tokens_first = (x[0].transpose(0, 1) for x in (query, key, value))
+        gathered = [_Gather.apply(x, plan.slots, plan.home) for x in tokens_first]  # type: ignore[no-untyped-call]
+        outputs = []
+        offset = 0
+        for bucket in plan.buckets:
+            size = bucket[0] * bucket[1]
+            q, k, v = (x[offset : offset + size].unflatten(0, bucket).transpose(1, 2) for x in gathered)
+            out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+            outputs.append(out.transpose(1, 2).flatten(0, 1))
+            offset += size
+        slotted = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return _PutBack.apply(slotted, plan.slots, plan.home, plan.padding)[None]  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class BlockMaskAttention:
+    """One dense mask over the row."""
+
+    mask: Tensor
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        out = scaled_dot_product_attention(query, key, value, attn_mask=self.mask, scale=scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class FlashDocuments:
+    """The variable-length kernel. boundaries [documents + 1] int32: where each document begins, and the row's end."""
+
+    boundaries: Tensor
+    longest: int
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        ends, most = self.boundaries, self.longest
+        out = varlen_attn(q, k, v, ends, ends, most, most, scale=scale, window_size=(-1, 0), enable_gqa=True)
+        assert isinstance(out, Tensor)
+        return out[None]
+
+
+@dataclass(frozen=True)
+class FlexDocuments:
+    """FlexAttention under a block mask."""
+
+    mask: Any  # torch.nn.attention.flex_attention.BlockMask
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        attend = _flex(query.is_cuda)
+        return attend(query, key, value, block_mask=self.mask, scale=scale, enable_gqa=True).transpose(1, 2)
+
+
+@functools.cache
+def _flex(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+
+
+def _document_of(lengths: Sequence[int], device: torch.device | None) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
 
 
 def block_mask(lengths: Sequence[int], device: torch.device | None = None) -> Tensor:
     """[1, 1, T, T] bool: True where the query (row) may see the key (column): same document, not later."""
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    document = _document_of(lengths, device)
     same = document[:, None] == document[None, :]
-    return (same & torch.ones_like(same).tril())[None, None].to(device)
+    return (same & torch.ones_like(same).tril())[None, None]
 
 
-def _block_mask_attention(
+def _flex_mask(lengths: Sequence[int], device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    document = _document_of(lengths, device)
+
+    def same_and_not_later(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (document[query] == document[key]) & (query >= key)
+
+    total = len(document)
+    return create_block_mask(same_and_not_later, None, None, total, total, device=str(device))
+
+
+def document_attention(name: str, lengths: Sequence[int], device: torch.device) -> DocumentAttention:
+    """Attention of the given way for a row whose documents have these lengths."""
+    if name == SEGMENTS:
+        return SegmentAttention(segments(lengths, device))
+    if name == FLASH:
+        boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        return FlashDocuments(boundaries, max(lengths))
+    if name == FLEX:
+        return FlexDocuments(_flex_mask(lengths, device))
+    if name == BLOCK_MASK:
+        return BlockMaskAttention(block_mask(lengths, device))
+    raise ValueError(f"{name} is no way to compute attention")
+
+
+def choose_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The way to go for a wanted name, Auto included; ConfigError where it can't work."""
+    flash = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    if wanted == FLASH and not flash:
+        raise ConfigError(
+            f"spec.trainer.attention is Flash, which needs a CUDA GPU and precision bf16; this is {device.type} with "
+            f"{str(dtype).removeprefix('torch.')}. Use Auto or Segments"
+        )
+    if wanted != "Auto":
+        return wanted
+    return FLASH if flash else SEGMENTS
+
+
+def _attend(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,
-    document_mask: Tensor | None = None,
+    documents: DocumentAttention | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    out = scaled_dot_product_attention(
-        query, key, value, attn_mask=document_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
-    )
-    return out.transpose(1, 2), None
+    assert documents is not None, "pass documents= to the model's forward"
+    return documents(query, key, value, scaling), None
 
 
 def register() -> None:
-    """Make both functions known to transformers; their masks are built here, not by transformers."""
+    """Make the function known to transformers; masks are built here, not by transformers."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(SEGMENTS, _segment_attention)
-    AttentionInterface.register(BLOCK_MASK, _block_mask_attention)
-    for name in (SEGMENTS, BLOCK_MASK):
-        AttentionMaskInterface.register(name, _no_mask)
+    AttentionInterface.register(IMPLEMENTATION, _attend)
+    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
     return None
-
-
-def best_attention(device: torch.device) -> str:
-    """The fastest of the three that works on this device."""
-    if device.type == "cuda":
-        from transformers.utils.import_utils import is_flash_attn_2_available
-
-        if is_flash_attn_2_available():
-            return FLASH
-    return SEGMENTS
-
-
-def attention_arguments(name: str, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """What to pass to the model's forward so that attention `name` keeps documents apart."""
-    if name == SEGMENTS:
-        return {"segments": segments(lengths, device)}
-    if name == BLOCK_MASK:
-        return {"document_mask": block_mask(lengths, device)}
-    boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    longest = max(lengths)
-    return {
-        "cu_seq_lens_q": boundaries,
-        "cu_seq_lens_k": boundaries,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }

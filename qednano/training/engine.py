@@ -20,9 +20,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qednano.errors import CheckpointError, NumericGuard, RendezvousError
+from qednano.training.lora import adapters_of, merged, plain_name
 from qednano.training.model import Policy, write_model_folder
 from qednano.training.optim import GuardedAdamW, OptimizerConfig, learning_rate, parameter_groups
-from qednano.training.packing import MicroBatch
+from qednano.training.packing import Document, MicroBatch, collate, deal
+from qednano.training.state import OptimizerState, Shards, write_shard
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
@@ -48,12 +50,15 @@ class LossTerms:
 
 
 LossFunction = Callable[[MicroBatch, Tensor, Tensor], LossTerms]
-"""(micro-batch, log-probs [N], entropies [N]) to LossTerms."""
+"""(micro-batch, log-probs [N], entropies [N]) to LossTerms. Ranks that share rows all compute it for the whole row."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step, summed over micro-batches and ranks. `applied` is False when the guard refused it."""
+    """One optimizer step, summed over micro-batches and ranks. `applied` is False when the guard refused it.
+
+    `flops`: of the model, forward and backward; see `flops.ModelFlops.training`.
+    """
 
     loss: float
     sums: dict[str, float]
@@ -61,6 +66,20 @@ class StepReport:
     grad_norm: float
     learning_rate: float
     applied: bool
+    flops: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """This rank's share of a checkpoint, in CPU memory: writing it needs neither GPU nor other ranks."""
+
+    rank: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into `folder`."""
+        write_shard(folder, self.rank, self.tensors, self.facts)
 
 
 class TrainingEngine:
@@ -71,9 +90,12 @@ class TrainingEngine:
 
         join_ranks()
         self.config, self.optimizer_config = config, optimizer
+        self.policy = policy
         self.step = 0
         self.refused_in_a_row = 0
         self.refused_steps = 0
+        self.sequence = policy.sequence
+        self.losses: list[float] = []  # of this rank's micro-batches in the last step
         # bf16 trains fp32 master weights, which ZeRO-1 and up hold; with fp32 stage 0 there is nothing to wrap.
         self.zero_stage = max(1, config.zero_stage) if config.precision == "bf16" else config.zero_stage
         self._adamw = GuardedAdamW(
@@ -88,9 +110,13 @@ class TrainingEngine:
             model=policy, optimizer=self._adamw, config=self._deepspeed_config(), dist_init_required=False
         )
         self.device = self.engine.device
+        if self.zero_stage > 0:
+            self._adamw.global_norm = lambda: self.engine.optimizer._global_grad_norm
+        trained = [(_plain(name), p) for name, p in policy.named_parameters() if p.requires_grad]
+        self._state = OptimizerState(trained, self._adamw, self.engine.optimizer, self.zero_stage)
 
     def _deepspeed_config(self) -> dict[str, Any]:
-        return {
+        config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "managed_gradient_accumulation": False,  # step() is the boundary, after any number of micro-batches
@@ -106,6 +132,10 @@ class TrainingEngine:
             "steps_per_print": None,
             "wall_clock_breakdown": False,
         }
+        if self.config.precision == "bf16":
+            # Summed in bf16, the gradient of a step of many micro-batches would lose the small ones.
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        return config
 
     @property
     def rank(self) -> int:
@@ -117,6 +147,34 @@ class TrainingEngine:
         """How many processes train together."""
         return dist.get_world_size()
 
+    @property
+    def shares(self) -> int:
+        """Into how many shares a step's documents are dealt: one for each group of ranks that share rows."""
+        return self.ranks // self.sequence.size
+
+    @property
+    def share(self) -> int:
+        """Which of the shares this rank works on."""
+        return self.rank // self.sequence.size
+
+    def micro_batches(
+        self,
+        documents: Sequence[Document],
+        field_names: Sequence[str] = (),
+        *,
+        sequence_length: int,
+        micro_batch_tokens: int,
+    ) -> list[MicroBatch]:
+        """This rank's micro-batches of a step's documents, which every rank gives alike; balanced by what they cost."""
+        dealt = deal(
+            [len(document.tokens) for document in documents],
+            sequence_length=sequence_length,
+            micro_batch_tokens=micro_batch_tokens,
+            ranks=self.shares,
+            cost=self.policy.flops.forward,
+        )
+        return [collate([documents[index] for index in micro], field_names) for micro in dealt[self.share]]
+
     def train_step(self, batches: Sequence[MicroBatch], loss_function: LossFunction) -> StepReport:
         """Forward and backward over this rank's micro-batches, then one update.
 
@@ -126,24 +184,32 @@ class TrainingEngine:
         rate = learning_rate(self.optimizer_config, self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        totals: dict[str, Tensor] = {}
-        for batch in batches:
-            batch = batch.to(self.device)
-            terms = loss_function(batch, *self.engine(batch, self.config.temperature))
-            # DeepSpeed averages gradients over ranks; the terms are normalised over the step, so they must add up.
-            self.engine.backward(terms.total * self.ranks)
-            for name, value in {"loss": terms.total, "tokens": torch.tensor(batch.tokens), **terms.sums}.items():
-                totals[name] = totals.get(name, 0) + value.detach().double()
-        sums = self._sum_over_ranks(totals)
+        sums = self._accumulate(batches, loss_function)
         self._adamw.refuse = not math.isfinite(sums["loss"])
         self._adamw.refused = False
         self.engine.step()
         applied = self.engine.was_step_applied() and not self._adamw.refused
         self.step += 1
         self._count_refusal(applied, sums["loss"])
-        norm = self._adamw.norm if self.zero_stage == 0 else float(self.engine.get_global_grad_norm() or math.nan)
-        loss, tokens = sums.pop("loss"), int(sums.pop("tokens"))
-        return StepReport(loss, sums, tokens, norm if applied else math.nan, rate, applied)
+        loss, tokens, flops = sums.pop("loss"), int(sums.pop("tokens")), sums.pop("flops")
+        return StepReport(loss, sums, tokens, self._adamw.norm if applied else math.nan, rate, applied, flops)
+
+    def _accumulate(self, batches: Sequence[MicroBatch], loss_function: LossFunction) -> dict[str, float]:
+        """Gradients of all micro-batches, and what adds up over them and over the ranks."""
+        totals: dict[str, Tensor] = {}
+        parts = []
+        for batch in batches:
+            flops = self.policy.flops.training(batch.lengths, len(batch.targets))
+            batch = batch.to(self.device)
+            terms = loss_function(batch, *self.engine(batch, self.config.temperature))
+            # DeepSpeed averages gradients over ranks; the terms are normalised over the step, so they must add up.
+            self.engine.backward(terms.total * self.ranks)
+            parts.append(terms.total.detach())
+            counted = {"loss": terms.total, "tokens": torch.tensor(batch.tokens), "flops": torch.tensor(flops)}
+            for name, value in {**counted, **terms.sums}.items():
+                totals[name] = totals.get(name, 0) + value.detach().double()
+        self.losses = torch.stack(parts).tolist()
+        return self._sum_over_ranks(totals)
 
     def _count_refusal(self, applied: bool, loss: float) -> None:
         self.refused_in_a_row = 0 if applied else self.refused_in_a_row + 1
@@ -159,7 +225,8 @@ class TrainingEngine:
         values = torch.stack([totals[name].to(self.device) for name in names])
         if self.ranks > 1:
             dist.all_reduce(values)
-        return dict(zip(names, values.tolist(), strict=True))
+        # Ranks that share rows have each counted them whole.
+        return dict(zip(names, (values / self.sequence.size).tolist(), strict=True))
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
@@ -168,21 +235,32 @@ class TrainingEngine:
         found: tuple[Tensor, Tensor] = self.engine(batch.to(self.device), self.config.temperature)
         return found
 
+    def mean_loss(self, batches: Sequence[MicroBatch]) -> float:
+        """Mean negative log-likelihood by the batches' weights over all ranks, without gradients. Collective."""
+        total, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for batch in batches:
+            logprobs, _ = self.logprobs(batch)
+            weights = batch.weights.to(self.device)
+            total, weight = total - (weights * logprobs).sum(), weight + weights.sum()
+        sums = self._sum_over_ranks({"loss": total.double(), "weight": weight.double()})
+        return sums["loss"] / sums["weight"]
+
     def weights(self) -> dict[str, Tensor]:
-        """All weights on the CPU under their Hugging Face names; empty on ranks above 0. Every rank must call it."""
+        """All weights on the CPU under their Hugging Face names, adapters merged in; empty on ranks above 0.
+        Every rank must call it."""
         import deepspeed
 
-        tied = set(getattr(self.engine.module.causal_lm, "_tied_weights_keys", None) or {})
-        if not self.engine.module.causal_lm.config.tie_word_embeddings:
-            tied = set()
+        parameters = {_plain(name): parameter for name, parameter in self.engine.module.named_parameters()}
         weights: dict[str, Tensor] = {}
-        for name, parameter in self.engine.module.named_parameters(remove_duplicate=False):
-            name = name.removeprefix("causal_lm.")
-            if name in tied:
+        for name, parameter in parameters.items():
+            plain = plain_name(name)
+            if plain is None:
                 continue
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
+            together = [parameter, *(parameters[adapter] for adapter in adapters_of(name) or ())]
+            with deepspeed.zero.GatheredParameters(together, enabled=self.zero_stage == 3):
                 if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
+                    base, *adapters = (each.detach().to("cpu", copy=True) for each in together)
+                    weights[plain] = merged(base, *adapters, self.policy.lora.scale) if adapters else base
         return weights
 
     def export(self, source: Path, folder: Path) -> None:
@@ -191,27 +269,35 @@ class TrainingEngine:
         if self.rank == 0:
             write_model_folder(weights, source, folder)
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimizer and counters of this rank into `folder` (every rank calls it with the same)."""
-        state = {
+    def snapshot(self) -> Snapshot:
+        """Weights, optimizer and counters as they are now, this rank's share of them. Every rank must call it."""
+        facts = {
             "step": self.step,
             "refused_in_a_row": self.refused_in_a_row,
             "refused_steps": self.refused_steps,
-            "ranks": self.ranks,
+            "updates": self._state.steps,
+            "dtype": "bfloat16" if self.config.precision == "bf16" else "float32",
+            "lora_scale": self.policy.lora.scale if self.policy.lora else None,
         }
-        self.engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+        return Snapshot(self.rank, self._state.snapshot(self.rank, self.ranks), facts)
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote. Raises CheckpointError when it doesn't fit this engine."""
+        """Continue from a snapshot that any number of ranks wrote into `folder`.
+
+        Raises CheckpointError when it doesn't fit this engine.
+        """
         try:
-            path, state = self.engine.load_checkpoint(str(folder), tag="engine")
-        except (RuntimeError, OSError, KeyError, ValueError, AssertionError) as error:
+            with Shards(folder) as shards:
+                facts = shards.facts
+                self._state.restore(shards.read, facts["updates"])
+        except (RuntimeError, OSError, KeyError, ValueError, CheckpointError) as error:
             raise CheckpointError(f"{folder} can't be loaded into this engine: {error}") from error
-        if path is None or state["ranks"] != self.ranks:
-            was = "nothing" if path is None else f"the state of {state['ranks']} processes"
-            raise CheckpointError(f"{folder} holds {was}, and this run has {self.ranks}; keep spec.trainer as it was")
-        self.step = state["step"]
-        self.refused_in_a_row, self.refused_steps = state["refused_in_a_row"], state["refused_steps"]
+        self.step = facts["step"]
+        self.refused_in_a_row, self.refused_steps = facts["refused_in_a_row"], facts["refused_steps"]
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("causal_lm.")
 
 
 def join_ranks() -> None:

@@ -30,11 +30,12 @@ class _ChunkedLogProbs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden, weight, targets, entropy = ctx.saved_tensors
         grad_logprobs, grad_entropy = grads
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        frozen = not ctx.needs_input_grad[1]  # as under adapters
+        grad_weight = None if frozen else torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             log_p = _log_softmax(hidden[part], weight, ctx.temperature)
@@ -44,8 +45,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad.scatter_add_(1, targets[part, None], grad_logprobs[part, None])
             grad = (grad / ctx.temperature).to(hidden.dtype)
             grad_hidden[part] = grad @ weight
-            grad_weight += grad.T @ hidden[part]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[part]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
 def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:

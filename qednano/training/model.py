@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 
 from qednano.errors import ConfigError
 from qednano.training import attention
+from qednano.training.flops import model_flops
 from qednano.training.logprobs import LogProbHead
+from qednano.training.lora import LoraConfig, add_adapters
 from qednano.training.packing import MicroBatch
+from qednano.training.sequence import ALONE, SequenceGroup, SharedAttention, assemble, check_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,47 +68,87 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@dataclass(frozen=True)
+class PolicyOptions:
+    """How a policy computes: `attention` as in `attention.choose_attention`; `activation_checkpointing` is None, Full
+    or Offload; `lora` adapters, made from `seed`; the ranks that share each row."""
+
+    attention: str = "Auto"
+    activation_checkpointing: str = "None"
+    lora: LoraConfig | None = None
+    sequence: SequenceGroup = ALONE
+    seed: int = 0
+
+
 class Policy(nn.Module):
     """A causal language model whose forward gives log-probs and entropies of a micro-batch's targets."""
 
-    def __init__(self, causal_lm: PreTrainedModel, attention_name: str) -> None:
+    def __init__(self, causal_lm: PreTrainedModel, options: PolicyOptions, attention_name: str) -> None:
         super().__init__()
         attention.register()
-        causal_lm.set_attn_implementation(attention_name)
+        causal_lm.set_attn_implementation(attention.IMPLEMENTATION)
         causal_lm.config.use_cache = False
         causal_lm.lm_head = LogProbHead(causal_lm.lm_head)
         self.causal_lm = causal_lm
         self.attention_name = attention_name
+        self.sequence = options.sequence
+        self.lora = options.lora
+        self.flops = model_flops(causal_lm.config, trained=options.lora is None)
+        self.offload = options.activation_checkpointing == "Offload"
+        if options.activation_checkpointing != "None":
+            causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs [N] and entropies [N] of `batch.targets` under the policy at `temperature`."""
-        extra = attention.attention_arguments(self.attention_name, batch.lengths, batch.input_ids.device)
-        hidden = self.causal_lm.model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **extra
-        ).last_hidden_state[0]
-        found: tuple[Tensor, Tensor] = self.causal_lm.lm_head(
-            hidden.index_select(0, batch.predictors), batch.targets, temperature
-        )
-        return found
+        device, sequence = batch.input_ids.device, self.sequence
+        input_ids, position_ids, lengths = batch.input_ids, batch.position_ids, batch.lengths
+        if more := sequence.padding(batch.tokens):
+            lengths = (*lengths, more)  # a document of its own, so that nobody sees it
+            input_ids, position_ids = (nn.functional.pad(x, (0, more)) for x in (input_ids, position_ids))
+        attend = attention.document_attention(self.attention_name, lengths, device)
+        start, end = sequence.bounds(sum(lengths))
+        if sequence.size > 1:
+            attend = SharedAttention(attend, sequence)
+        # Around checkpointed layers the only tensors autograd still saves are their inputs.
+        away = torch.autograd.graph.save_on_cpu(pin_memory=device.type == "cuda") if self.offload else nullcontext()
+        with away:
+            hidden = self.causal_lm.model(
+                input_ids=input_ids[:, start:end],
+                position_ids=position_ids[:, start:end],
+                use_cache=False,
+                documents=attend,
+            ).last_hidden_state[0]
+        if sequence.size == 1:
+            found: tuple[Tensor, Tensor] = self.causal_lm.lm_head(
+                hidden.index_select(0, batch.predictors), batch.targets, temperature
+            )
+            return found
+        # Predictors ascend, so those in this rank's slice are neighbours.
+        first, last = (int((batch.predictors < bound).sum()) for bound in (start, end))
+        mine = hidden.index_select(0, batch.predictors[first:last] - start)
+        pair = torch.stack(self.causal_lm.lm_head(mine, batch.targets[first:last], temperature))
+        logprobs, entropies = assemble(pair, first, len(batch.targets), sequence)
+        return logprobs, entropies
 
 
-def load_policy(
-    folder: Path, *, dtype: torch.dtype, attention_name: str | None = None, recompute: bool = False
-) -> Policy:
-    """The policy in `folder`. `recompute` trades a second forward pass for the memory of activations."""
+def load_policy(folder: Path, *, dtype: torch.dtype, options: PolicyOptions = PolicyOptions()) -> Policy:
+    """The policy in `folder`, on this process's device. Raises ConfigError for what it can't be."""
     check_model_folder(folder)
     from transformers import AutoModelForCausalLM
 
     attention.register()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attention_name = attention.choose_attention(options.attention, device, dtype)
     try:
         causal_lm = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"the model in {folder} can't be loaded: {error}") from None
-    if recompute:
-        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy = Policy(causal_lm, attention_name or attention.best_attention(device))
-    return policy.to(device)
+    config = causal_lm.config
+    heads = config.num_attention_heads
+    check_heads(heads, getattr(config, "num_key_value_heads", None) or heads, options.sequence.size)
+    if options.lora is not None:
+        add_adapters(causal_lm, options.lora, options.seed)
+    return Policy(causal_lm, options, attention_name).to(device)
 
 
 def write_model_folder(weights: dict[str, Tensor], source: Path, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,26 +58,45 @@ class GuardedAdamW(torch.optim.AdamW):
     It guards in the optimizer since that is the one place every ZeRO stage and precision comes through. `refuse`
     makes the next steps no-ops too (the loss was not finite); `refused` says whether the last step was one.
     `max_norm` clips the global norm here, for engines that leave clipping to us; `norm` is the last one seen.
+    `global_norm` gives the norm of all gradients where an engine has computed it: ZeRO steps its groups one by one,
+    and they must be refused together.
     """
 
     refuse: bool = False
     refused: bool = False
     max_norm: float | None = None
     norm: float = math.nan
+    global_norm: Callable[[], float | Tensor | None] | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update, or none."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
-        if self.refuse or not _finite_on_all_ranks(norm):
+        if self.refuse or not self._finite(grads):
             self.refused = True
             return
-        if self.max_norm is not None:
-            self.norm = float(norm)
-            if self.norm > self.max_norm:
-                torch._foreach_mul_(grads, self.max_norm / (self.norm + 1e-6))
+        if self.max_norm is not None and self.norm > self.max_norm:
+            torch._foreach_mul_(grads, self.max_norm / (self.norm + 1e-6))
         super().step(closure)
+
+    def _finite(self, grads: list[Tensor]) -> bool:
+        if self.global_norm is not None:
+            known = self.global_norm()
+            self.norm = math.nan if known is None else float(known)
+            return math.isfinite(self.norm) and self.norm >= 0  # DeepSpeed says -1 for what is not finite
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+        self.norm = float(norm)
+        return _finite_on_all_ranks(norm)
+
+    def prepare(self, parameters: Iterable[Tensor]) -> None:
+        """Make the moments (zeros) of parameters that have none, as the first step would."""
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
 
 def _finite_on_all_ranks(value: Tensor) -> bool:

@@ -1,16 +1,19 @@
 """Documents to rows to micro-batches, with no padding and nothing shared between documents.
 
-A *document* is one prompt with one completion. *Best-fit* packing puts each document into the fullest row that
-still holds it. Rows are dealt to ranks and grouped into micro-batches; inside a micro-batch documents lie end to
-end in one flat row, positions start at 0 in each document, and `attention` never crosses their boundaries.
+A *document* is one prompt with one completion. *Best-fit* packing, each document into the fullest row that still
+holds it, says how few micro-batches a step needs; documents are then spread over them by cost, which is quadratic in
+their length. Inside a micro-batch documents lie end to end in one flat row, so no padding exists; positions start at
+0 in each document, and `attention` never crosses their boundaries.
 This module knows nothing of models, losses or tokenizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from qednano.errors import DataError
@@ -30,7 +33,7 @@ class Document:
 
     def __post_init__(self) -> None:
         lengths = {len(self.weights), *(len(values) for values in self.fields.values())}
-        if not self.tokens or lengths != {len(self.tokens)}:
+        if len(self.tokens) == 0 or lengths != {len(self.tokens)}:
             raise DataError(
                 f"document {self.index} has {len(self.tokens)} tokens but {sorted(lengths)} weights or fields; "
                 "every token needs one of each, and a document needs a token"
@@ -90,65 +93,78 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def deal(
-    lengths: Sequence[int], *, sequence_length: int, micro_batch_tokens: int, ranks: int = 1
+    lengths: Sequence[int],
+    *,
+    sequence_length: int,
+    micro_batch_tokens: int,
+    ranks: int = 1,
+    cost: Callable[[int], float] = float,
 ) -> list[list[list[int]]]:
     """For each rank its micro-batches, each a list of document indices.
 
     All ranks get equally many micro-batches (possibly empty ones), since collectives inside forward and backward
-    must match. A micro-batch holds as many whole rows as fit `micro_batch_tokens`, at least one.
+    must match. There are as few as best-fit packing needs; documents are spread over them by `cost` (of a document
+    of so many tokens), the dearest first, and micro-batches of like cost run at the same time. A micro-batch holds
+    at most `micro_batch_tokens`, or one row of `sequence_length` where that is more.
     """
-    rows = pack(lengths, sequence_length)
-    size = {row: sum(lengths[index] for index in members) for row, members in enumerate(rows)}
-    loads = [0] * ranks
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    for row in sorted(size, key=lambda row: (-size[row], row)):
-        lightest = min(range(ranks), key=lambda rank: (loads[rank], rank))
-        loads[lightest] += size[row]
-        shares[lightest].append(row)
-    dealt: list[list[list[int]]] = []
-    for share in shares:
-        micros: list[list[int]] = []
-        filled = micro_batch_tokens
-        for row in share:
-            if filled + size[row] > micro_batch_tokens:
-                micros.append([])
-                filled = 0
-            micros[-1].extend(rows[row])
-            filled += size[row]
-        dealt.append([sorted(micro) for micro in micros])
-    most = max(1, *(len(micros) for micros in dealt))
-    return [micros + [[]] * (most - len(micros)) for micros in dealt]
+    longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
+    if longest is not None and lengths[longest] > sequence_length:
+        raise DataError(
+            f"document {longest} has {lengths[longest]} tokens; a row holds {sequence_length} (sequenceLength)"
+        )
+    capacity = max(sequence_length, micro_batch_tokens)
+    rows = pack(lengths, capacity)
+    costs = [cost(length) for length in lengths]
+    count = max(1, -(-len(rows) // ranks)) * ranks
+    micros = _spread(lengths, costs, capacity, count) or rows + [[] for _ in range(count - len(rows))]
+    micros.sort(key=lambda micro: -sum(costs[index] for index in micro))
+    rounds = [micros[start : start + ranks] for start in range(0, count, ranks)]
+    # Every other round is dealt backwards, so that no rank always has the dearest micro-batch.
+    dealt = [(round_ if turn % 2 == 0 else round_[::-1]) for turn, round_ in enumerate(rounds)]
+    return [[sorted(round_[rank]) for round_ in dealt] for rank in range(ranks)]
+
+
+def _spread(lengths: Sequence[int], costs: Sequence[float], capacity: int, count: int) -> list[list[int]] | None:
+    """Longest-processing-time-first: each document to the cheapest of `count` micro-batches with room for it; None
+    when one finds no room."""
+    micros: list[list[int]] = [[] for _ in range(count)]
+    room = [capacity] * count
+    cheapest = [(0.0, micro) for micro in range(count)]
+    for index in sorted(range(len(lengths)), key=lambda index: (-costs[index], index)):
+        full = []
+        while cheapest and room[cheapest[0][1]] < lengths[index]:
+            full.append(heapq.heappop(cheapest))
+        if not cheapest:
+            return None
+        load, micro = heapq.heappop(cheapest)
+        micros[micro].append(index)
+        room[micro] -= lengths[index]
+        for entry in (*full, (load + costs[index], micro)):
+            heapq.heappush(cheapest, entry)
+    return micros
 
 
 def collate(documents: Sequence[Document], field_names: Sequence[str] = ()) -> MicroBatch:
     """Lay documents end to end. With none, one token of weight 0: it keeps a rank in step with the others."""
     documents = documents or [Document([0], [0.0], {name: [0.0] for name in field_names})]
-    tokens: list[int] = []
-    positions: list[int] = []
-    predictors: list[int] = []
-    targets: list[int] = []
-    weights: list[float] = []
-    sample: list[int] = []
-    fields: dict[str, list[float]] = {name: [] for name in field_names}
-    for document in documents:
-        start = len(tokens)
-        tokens.extend(document.tokens)
-        positions.extend(range(len(document.tokens)))
-        for place in range(1, len(document.tokens)):
-            if document.weights[place] != 0:
-                predictors.append(start + place - 1)
-                targets.append(document.tokens[place])
-                weights.append(document.weights[place])
-                sample.append(document.index)
-                for name, values in fields.items():
-                    values.append(document.fields[name][place])
+    lengths = [len(document.tokens) for document in documents]
+    tokens = np.concatenate([np.asarray(document.tokens, dtype=np.int64) for document in documents])
+    weights = np.concatenate([np.asarray(document.weights, dtype=np.float64) for document in documents])
+    starts = np.cumsum([0, *lengths[:-1]])
+    predicted = weights != 0
+    predicted[starts] = False  # nobody predicts a document's first token
+    places = np.flatnonzero(predicted)
+    fields = {
+        name: np.concatenate([np.asarray(document.fields[name], dtype=np.float64) for document in documents])[places]
+        for name in field_names
+    }
     return MicroBatch(
-        input_ids=torch.tensor([tokens]),
-        position_ids=torch.tensor([positions]),
-        lengths=tuple(len(document.tokens) for document in documents),
-        predictors=torch.tensor(predictors, dtype=torch.long),
-        targets=torch.tensor(targets, dtype=torch.long),
-        weights=torch.tensor(weights, dtype=torch.float32),
-        sample=torch.tensor(sample, dtype=torch.long),
-        fields={name: torch.tensor(values, dtype=torch.float32) for name, values in fields.items()},
+        input_ids=torch.from_numpy(tokens)[None],
+        position_ids=torch.from_numpy(np.arange(len(tokens)) - np.repeat(starts, lengths))[None],
+        lengths=tuple(lengths),
+        predictors=torch.from_numpy(places - 1),
+        targets=torch.from_numpy(tokens[places]),
+        weights=torch.from_numpy(weights[places].astype(np.float32)),
+        sample=torch.from_numpy(np.repeat([document.index for document in documents], lengths)[places]),
+        fields={name: torch.from_numpy(values.astype(np.float32)) for name, values in fields.items()},
     )

@@ -72,7 +72,7 @@ def test_a_minimal_run_gets_every_default(tmp_path: Path) -> None:
         (SFT, "spec.trainer.schedule", "cosin", "is 'cosin'; did you mean cosine?"),
         (SFT, "spec.trainer.maxSteps", 0, "is 0; it must be at least 1"),
         (SFT, "spec.trainer.maxSteps", "ten", "is 'ten'; it must be a whole number"),
-        (SFT, "spec.trainer.maxSteps", ..., "is required: optimizer steps."),
+        (SFT, "spec.trainer.maxSteps", ..., "exactly one of maxSteps, epochs must be set"),
         (SFT, "spec.trainer.warmupSteps", 11, "warmupSteps is 11; it must not exceed maxSteps (10)"),
         (SFT, "spec.trainer.resources.memory", "much", "is 'much', which is not a quantity"),
         (SFT, "spec.model.uri", "/models/x", "exactly one of uri, sftRun, rlRun, init must be set, but uri and init"),

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qednano.training.attention import BLOCK_MASK, SEGMENTS, block_mask, segments
-from qednano.training.model import load_policy
+from qednano.training.model import PolicyOptions, load_policy
 from qednano.training.packing import Document, collate
 
 LENGTHS = [9, 31, 2, 30, 75, 1, 17]  # several buckets, one document of one token
@@ -44,7 +44,7 @@ def alone(folder, docs, temperature=1.0):
 def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name):
     docs = documents()
     expected, expected_grads = alone(model_folder, docs, temperature=0.8)
-    policy = load_policy(model_folder, dtype=torch.float32, attention_name=name)
+    policy = load_policy(model_folder, dtype=torch.float32, options=PolicyOptions(attention=name))
     logprobs, _ = policy(collate(docs), 0.8)
     (logprobs.sum() / 50).backward()
     torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=1e-5)
@@ -59,7 +59,7 @@ def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name):
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK])
 def test_a_change_in_one_document_changes_no_other(model_folder, name):
     docs = documents()
-    policy = load_policy(model_folder, dtype=torch.float32, attention_name=name)
+    policy = load_policy(model_folder, dtype=torch.float32, options=PolicyOptions(attention=name))
     changed = [Document([5] * len(d.tokens), d.weights, index=d.index) if d.index == 1 else d for d in docs]
     with torch.no_grad():
         before, after = policy(collate(docs))[0], policy(collate(changed))[0]
@@ -71,11 +71,13 @@ def test_a_change_in_one_document_changes_no_other(model_folder, name):
 def test_recomputed_activations_give_the_same_gradients(model_folder):
     docs = documents()
     grads = []
-    for recompute in (False, True):
-        policy = load_policy(model_folder, dtype=torch.float32, recompute=recompute).train()
+    for kept in ("None", "Full", "Offload"):
+        options = PolicyOptions(activation_checkpointing=kept)
+        policy = load_policy(model_folder, dtype=torch.float32, options=options).train()
         policy(collate(docs))[0].sum().backward()
         grads.append(policy.causal_lm.model.layers[0].mlp.up_proj.weight.grad)
-    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(grads[1], grads[0])
+    torch.testing.assert_close(grads[2], grads[0])
 
 
 def test_each_token_has_its_own_slot_and_padding_none():

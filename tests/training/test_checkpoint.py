@@ -81,10 +81,10 @@ def test_a_full_disk_under_the_engine_is_a_checkpoint_error(model_folder, tmp_pa
 
     engine, checkpoints = new_engine(model_folder), Checkpoints(tmp_path)
     run_step(engine, step_documents(0))
-    checkpoints.save(engine.step, {}, engine.save)
+    checkpoints.save(engine.step, {}, engine.snapshot().write)
     run_step(engine, step_documents(1))
     with files_limited_to(30_000), pytest.raises(CheckpointError):
-        checkpoints.save(engine.step, {}, engine.save)
+        checkpoints.save(engine.step, {}, engine.snapshot().write)
     newest = checkpoints.newest()
     new_engine(model_folder).load(newest.folder)
     assert newest.step == 1

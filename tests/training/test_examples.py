@@ -7,7 +7,7 @@ import pytest
 
 from qednano.data.schema import ProblemRow, to_table
 from qednano.errors import ConfigError, DataError
-from qednano.training.examples import DataOrder, documents, read_pairs, tokenise
+from qednano.training.examples import DataOrder, Pair, documents, read_pairs, tokenise
 from qednano.training.model import load_tokenizer
 
 
@@ -20,7 +20,7 @@ def test_each_solution_is_an_example_and_ends_with_eos(split, tokenizer):
     pairs = read_pairs(split)
     found = tokenise(pairs, tokenizer, 256)
     assert len(found.items) == 400 and (found.truncated, found.left_out) == (0, 0)
-    problem, solution = pairs[3]
+    problem, solution = pairs[3].problem, pairs[3].solution
     example = found.items[3]
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": problem}], add_generation_prompt=True, return_dict=False
@@ -39,7 +39,7 @@ def test_what_a_template_writes_after_the_end_carries_no_loss(tokenizer):
         "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% else %}<|assistant|>"
         "{{ m['content'] }}<|end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    (example,) = tokenise([("Prove 1 | 2.", "So 1 | 2.")], other, 256).items
+    (example,) = tokenise([Pair("Prove 1 | 2.", "So 1 | 2.")], other, 256).items
     assert example.tokens[-1] == other.eos_token_id
 
 
@@ -51,15 +51,15 @@ def test_a_template_that_hides_where_the_answer_begins_is_refused(tokenizer):
         "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}!{% endif %}"
     )
     with pytest.raises(ConfigError, match="chat template"):
-        tokenise([("a", "b")], other, 256)
+        tokenise([Pair("a", "b")], other, 256)
 
 
 def test_long_proofs_are_cut_and_long_prompts_left_out_and_both_counted(tokenizer):
-    found = tokenise([("a" * 10, "b" * 50), ("a" * 40, "b"), ("a", "b")], tokenizer, 30)
+    found = tokenise([Pair("a" * 10, "b" * 50), Pair("a" * 40, "b"), Pair("a", "b")], tokenizer, 30)
     assert (len(found.items), found.truncated, found.left_out) == (2, 1, 1)
     assert len(found.items[0].tokens) == 30
     with pytest.raises(DataError, match="sequenceLength"):
-        tokenise([("a" * 40, "b")], tokenizer, 30)
+        tokenise([Pair("a" * 40, "b")], tokenizer, 30)
 
 
 def test_a_row_without_solution_is_named(tmp_path):

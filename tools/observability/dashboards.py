@@ -143,6 +143,39 @@ _OPTIMIZER = Row(
             "Steps whose loss or gradient was not finite; none is the healthy number.",
             (f"sum by (run) ({series(m.SKIPPED_STEPS, _TRAINER)})", "{{run}}"),
         ),
+        _lines(
+            "Evaluation loss",
+            "short",
+            "Loss per token on the held-out rows of SFT runs.",
+            (f"max by (run) ({series(m.EVALUATION_LOSS, _TRAINER)})", "{{run}}"),
+            needs="spec.evaluation of an SFTRun",
+        ),
+        _lines(
+            "Tokens a second in a step",
+            "short",
+            "Tokens over the seconds of the last optimizer step, without waits between steps.",
+            (f"max by (run) ({series(m.TOKEN_RATE, _TRAINER)})", "{{run}}"),
+        ),
+        _lines(
+            "Model FLOPs utilisation",
+            "percentunit",
+            "Share of the GPUs' bf16 peak that the model's own operations take.",
+            (f"max by (run) ({series(m.MFU, _TRAINER)})", "{{run}}"),
+            needs="GPUs",
+        ),
+        _lines(
+            "Trainer memory",
+            "bytes",
+            "Most memory held so far: of rank 0's GPU, or of the machine.",
+            (f"max by (run) ({series(m.TRAINER_MEMORY, _TRAINER)})", "{{run}}"),
+        ),
+        _lines(
+            "Trainer GPU-seconds",
+            "s",
+            "GPU-seconds a second: how many GPUs train.",
+            (rate(m.GPU_SECONDS, "run", _TRAINER), "{{run}}"),
+            needs="GPUs",
+        ),
     ),
 )
 
