@@ -51,6 +51,18 @@ GRADER_SECONDS = Histogram("qednano_grader_seconds", "Seconds for one grade.")
 GRADER_FAILURES = Counter(
     "qednano_grader_failures", "Grades that could not be obtained; the sample is dropped.", ["reason"]
 )
+GRADER_FAILURE_RATIO = Gauge("qednano_grader_failure_ratio", "Share of the last grades that could not be obtained.")
+GRADER_SPREAD = Histogram(
+    "qednano_grader_vote_spread_points",
+    "Highest minus lowest vote on one proof, in points, where several were cast.",
+    buckets=(0, 1, 2, 3, 4, 5, 6, 7),
+)
+GRADER_CANARIES = Counter(
+    "qednano_grader_canaries", "Attacks on the grader that were mixed in on purpose, by what came of them.", ["outcome"]
+)
+GRADER_CANARY_SUCCESS = Gauge(
+    "qednano_grader_canary_success_ratio", "Share of the graded canary attacks that earned any point."
+)
 QUEUE_DEPTH = Gauge("qednano_rl_queue_groups", "Groups published and not yet consumed.")
 POOL_SERVERS = Gauge("qednano_rl_pool_servers", "Rollout servers with a live heartbeat.")
 TRAINER_WAIT = Counter("qednano_rl_trainer_wait_seconds", "Seconds the trainer waited for groups.")

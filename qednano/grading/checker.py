@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from qednano.data.schema import ProblemRow
 from qednano.errors import DataError
-from qednano.grading.interface import Grade
+from qednano.grading.interface import Failure, Grade
 from qednano.tiny.checker import check
 
 
@@ -15,12 +15,12 @@ class TinyDivisibility:
 
     name = "tiny-divisibility"
 
-    async def grade(self, problem: ProblemRow, proof: str) -> Grade:
+    async def grade(self, problem: ProblemRow, proof: str, *, cut_off: bool = False) -> Grade:
         """The checker's score with one entry per checkpoint; no score for a problem that isn't of this task."""
         try:
             result = check(problem.problem, proof)
         except DataError as error:
-            return Grade(None, str(error))
+            return Grade(None, str(error), failure=Failure.UNGRADABLE)
         details = {
             "checkpoints": [asdict(checkpoint) for checkpoint in result.checkpoints],
             "deductions": result.deductions,

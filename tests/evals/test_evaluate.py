@@ -48,7 +48,7 @@ class ModelServer(StandIn):
 class ByName:
     name = "by-name"
 
-    async def grade(self, problem: ProblemRow, proof: str) -> Grade:
+    async def grade(self, problem: ProblemRow, proof: str, *, cut_off: bool = False) -> Grade:
         return Grade({"zero": 0, "some": 3, "all": 7}[proof], proof)
 
     async def close(self) -> None:

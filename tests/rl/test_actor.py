@@ -46,7 +46,7 @@ class ByName:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def grade(self, problem: ProblemRow, proof: str) -> Grade:
+    async def grade(self, problem: ProblemRow, proof: str, *, cut_off: bool = False) -> Grade:
         self.asked += 1
         if proof == "broken":
             return Grade(None, "the grader is down")
