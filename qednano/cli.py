@@ -12,14 +12,14 @@ import typer
 
 if TYPE_CHECKING:
     from qednano.local.folders import RunFolder
-    from qednano.local.graph import Key
     from qednano.local.results import Score
     from qednano.local.session import RunView
+    from qednano.steer.interface import Place
 
 app = typer.Typer(
     help="Post-train a small model to write proofs: on this machine, or as Kubernetes resources.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -63,12 +63,14 @@ def run(
     from qednano.local.display import LiveDisplay, PlainDisplay
     from qednano.local.results import last_line, scores_of
     from qednano.local.session import Session
+    from qednano.steer.local import remember
 
     started = time.monotonic()
     live = output is Output.TEXT and sys.stdout.isatty()
     display = LiveDisplay() if live else PlainDisplay(sys.stderr if output is Output.JSON else sys.stdout)
     try:
         session = Session(load_documents(paths), root, display)
+        remember(root, paths)
         views = session.run()
     finally:
         display.close()
@@ -133,85 +135,168 @@ def validate(paths: Manifests, root: Root = _ROOT, output: Format = Output.TEXT)
         raise typer.Exit(ConfigError.exit_code)
 
 
-@app.command()
-def status(root: Root = _ROOT, output: Format = Output.TEXT) -> None:
-    """Show the runs of a root and where each is."""
-    from qednano.local.display import aligned
-    from qednano.local.folders import as_seen, folders, in_use
-    from qednano.local.graph import label
+Cluster = Annotated[
+    bool, typer.Option("--cluster", "-c", help="Runs of the cluster that kubectl uses.", envvar="QEDNANO_CLUSTER")
+]
+Namespace = Annotated[str, typer.Option("--namespace", help="Namespace on the cluster; default: the context's.")]
+Context = Annotated[str, typer.Option("--context", help="Context of the kubeconfig.")]
+Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces of the cluster.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="tiny-rl, or RLRun/tiny-rl (rlr/tiny-rl) where it is not clear.")
+]
 
-    running = in_use(root)
-    found = [
-        (label(key), folder, as_seen(state, running) if (state := folder.status()) else None)
-        for key, folder in folders(root)
-    ]
+
+def _place(root: Path, cluster: bool, namespace: str, context: str, everywhere: bool = False) -> Place:
+    if cluster:
+        from qednano.steer.cluster import ClusterRuns
+
+        return ClusterRuns(namespace, context, everywhere)
+    from qednano.steer.local import LocalRuns
+
+    return LocalRuns(root)
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; all by default.")] = "",
+    root: Root = _ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
+    everywhere: Everywhere = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Show runs and where each is."""
+    from qednano.local.display import aligned
+    from qednano.steer.interface import find
+
+    place = _place(root, cluster, namespace, context, everywhere)
+    found = [find(place, name)[0]] if name else place.runs()
     if output is Output.JSON:
         _json(
             [
-                {"run": name, "folder": str(folder.path)}
-                | (state.model_dump(mode="json", by_alias=True, exclude_none=True) if state else {})
-                for name, folder, state in found
+                {"run": run.label, "folder" if not cluster else "namespace": run.where}
+                | (run.status.model_dump(mode="json", by_alias=True, exclude_none=True) if run.status else {})
+                for run in found
             ]
         )
         return
     if not found:
-        print(f"No runs under {root}. Start some: qednano run FILE --root {root}")
+        where = "the cluster" if cluster else root
+        how = "kubectl apply -f FILE" if cluster else f"qednano run FILE --root {root}"
+        print(f"No runs under {where}. Start some: {how}")
         return
-    rows = [["RUN", "PHASE", "STEP", "HEADLINE", "STARTED", "FOLDER"]]
-    for name, folder, state in found:
-        progress = state.progress if state else None
+    rows = [["RUN", "PHASE", "STEP", "HEADLINE", "COST", "STARTED", "NAMESPACE" if cluster else "FOLDER"]]
+    for run in found:
+        state, progress = run.status, run.status.progress if run.status else None
         rows.append(
             [
-                name,
-                state.phase.value if state and state.phase else "",
+                run.label,
+                run.phase if state else "",
                 f"{progress.step}/{progress.total or '?'}" if progress else "",
                 progress.headline if progress else "",
+                state.usage.cost if state and state.usage else "",
                 state.start_time if state else "",
-                str(folder.path),
+                run.where,
             ]
         )
     print(aligned(rows))
-    for name, _, state in found:
-        if state and state.message:
-            print(f"{name}: {state.message}")
+    for run in found:
+        if run.status and run.status.message:
+            print(f"{run.label}: {run.status.message}")
 
 
 @app.command()
 def logs(
     name: Annotated[str, typer.Argument(metavar="RUN[/ROLE]", help="tiny-rl, or tiny-rl/trainer for one role.")],
     root: Root = _ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="Last lines of each log.")] = 20,
 ) -> None:
     """Print the newest logs of a run, one role or all."""
-    from qednano.local.logs import newest_logs, print_logs
+    from qednano.steer.interface import find
 
-    folder, role = _find(name, root)
-    print_logs(newest_logs(folder.logs, role), lines, follow, sys.stdout)
+    place = _place(root, cluster, namespace, context)
+    run, role = find(place, name)
+    place.logs(run, role, lines, follow, sys.stdout)
 
 
-def _find(name: str, root: Path) -> tuple[RunFolder, str]:
-    """The newest folder of the run that is meant, and the role or ''. ``name`` is [Kind/]name[/role]."""
-    from qednano.api import KINDS
-    from qednano.errors import UsageError
-    from qednano.local.folders import folders
-    from qednano.local.graph import label
+@app.command()
+def wait(
+    name: RunName,
+    phase: Annotated[str, typer.Option("--for", help="The phase to wait for.")] = "Succeeded",
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds; 0 waits for ever.")] = 0,
+    root: Root = _ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
+) -> None:
+    """Wait until a run has succeeded, or is in another phase."""
+    from qednano.steer.waiting import wait
 
-    parts = name.split("/")
-    kind = parts.pop(0) if len(parts) > 1 and parts[0].lower() in {item.lower() for item in KINDS} else ""
-    run_name, role = parts[0], "/".join(parts[1:])
+    wait(_place(root, cluster, namespace, context), name, phase, timeout, lambda line: print(line, flush=True))
 
-    def meant(key: Key) -> bool:
-        return key[2] == run_name and kind.lower() in ("", key[1].lower())
 
-    found = [(key, folder) for key, folder in folders(root) if meant(key)]
-    if not found:
-        known = ", ".join(dict.fromkeys(label(key) for key, _ in folders(root))) or "none"
-        raise UsageError(f"there is no run {name} under {root}; its runs are: {known}")
-    kinds = {key[:2] for key, _ in found}
-    if len(kinds) > 1:
-        raise UsageError(f"{run_name} is several runs; say which: {', '.join(label(key) for key, _ in found)}")
-    return found[-1][1], role
+@app.command()
+def suspend(
+    name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
+) -> None:
+    """Have a run save, stop and give back its GPUs."""
+    from qednano.steer.interface import find
+
+    place = _place(root, cluster, namespace, context)
+    print(place.suspend(find(place, name)[0]))
+
+
+@app.command()
+def resume(
+    name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
+) -> None:
+    """Have a suspended run go on from its last checkpoint."""
+    from qednano.steer.interface import find
+
+    place = _place(root, cluster, namespace, context)
+    print(place.resume(find(place, name)[0]))
+
+
+@app.command()
+def cancel(
+    name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
+) -> None:
+    """End a run for good; what it has saved stays."""
+    from qednano.steer.interface import find
+
+    place = _place(root, cluster, namespace, context)
+    print(place.cancel(find(place, name)[0]))
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("runs.yaml"),
+    goal: Annotated[str, typer.Option("--goal", help="tiny, data, sft, rl or eval; asked for when absent.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Take every default, ask nothing.")] = False,
+) -> None:
+    """Write a manifest to start from, by asking a few questions."""
+    from qednano.steer.init import write_manifest
+
+    text = write_manifest(file, goal, (lambda question, default: default) if yes else _ask)
+    print(f"wrote {file} ({text.count('kind: ')} runs); next: qednano validate {file} && qednano run {file}")
+
+
+def _ask(question: str, default: str) -> str:
+    return str(typer.prompt(question, default=default))
+
+
+def _find(name: str, root: Path) -> RunFolder:
+    """The newest folder of the local run that is meant."""
+    from qednano.local.folders import RunFolder
+    from qednano.steer.interface import find
+    from qednano.steer.local import LocalRuns
+
+    return RunFolder(Path(find(LocalRuns(root), name)[0].where))
 
 
 @app.command()
@@ -225,7 +310,7 @@ def report(
     from qednano.local.folders import finished
 
     if name:
-        folder = _find(name, root)[0]
+        folder = _find(name, root)
     else:
         evaluations = [folder for key, folder in finished(root).items() if key[1] == "EvalRun"]
         if not evaluations:
@@ -250,7 +335,7 @@ _Split = Annotated[str, typer.Option("--split", "-s", help="Which split; by defa
 def _split_file(target: str, split: str, root: Path) -> Path:
     from qednano.data.show import split_file
 
-    path = Path(target) if Path(target).exists() else _find(target, root)[0].artifact
+    path = Path(target) if Path(target).exists() else _find(target, root).artifact
     return split_file(path, split)
 
 
@@ -334,6 +419,14 @@ def doctor(output: Format = Output.TEXT) -> None:
             print(f"{'ok  ' if item.ok else 'MISS'}  {item.what}: {item.found}{remedy}")
     if any(item.needed and not item.ok for item in findings):
         raise typer.Exit(1)
+
+
+def plugin() -> None:
+    """Entry point of `kubectl qednano`: the same commands, on the cluster that kubectl uses."""
+    import os
+
+    os.environ.setdefault("QEDNANO_CLUSTER", "1")
+    main()
 
 
 def main() -> None:

@@ -126,6 +126,8 @@ def _keep_started(
 def _begin(subject: Subject, world: World, observed: Observed, defaults: Defaults) -> Decision:
     """Before the start: wait for what the run refers to, then write down that it starts and with what."""
     status, generation, now = subject.status, subject.generation, subject.now
+    if subject.spec.cancel:
+        return Decision(fail(subject, "Cancelled", "cancelled before it started (spec.cancel)"))
     if subject.spec.suspend:
         text = "suspended before it started (spec.suspend)"
         status = put(status, ConditionType.SUSPENDED, True, "NotStarted", text, generation, now)
@@ -191,6 +193,8 @@ def _advance(subject: Subject, world: World, observed: Observed, defaults: Defau
     subject = subject.with_status(look(subject, roles, observed))
     if all(is_done(role, subject.status, observed) for role in roles if role.essential):
         return Decision(_complete(subject, observed))
+    if subject.spec.cancel:
+        return Decision(fail(subject, "Cancelled", "cancelled (spec.cancel); what it has saved is kept"))
     if subject.spec.suspend or _is_suspended(subject.status):
         return _suspend(subject, observed)
     late = overdue(subject)

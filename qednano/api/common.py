@@ -253,6 +253,9 @@ class RunSpec(ApiModel):
         default=False,
         description="True saves a checkpoint, frees the run's pods and waits; false again continues from there.",
     )
+    cancel: bool = Field(
+        default=False, description="True ends the run for good: its pods save and end, and it fails as cancelled."
+    )
     seed: Seed = Field(default=0, description="Seed of everything random in the run.")
     storage: Storage = Field(default_factory=Storage, description="Volume shared by the run's pods.")
     images: Images = Field(default_factory=Images, description="Images to use instead of the defaults.")
@@ -267,7 +270,7 @@ class RunSpec(ApiModel):
         description="The ended run is deleted after so long; what it made stays on the volume. Absent keeps it.",
     )
 
-    mutable: ClassVar[tuple[str, ...]] = ("suspend", "restart", "limits", "ttlSecondsAfterFinished")
+    mutable: ClassVar[tuple[str, ...]] = ("suspend", "cancel", "restart", "limits", "ttlSecondsAfterFinished")
 
 
 class Sampling(ApiModel):

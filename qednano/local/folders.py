@@ -208,6 +208,15 @@ class RootLock:
         os.close(self.handle)
 
 
+def runner_of(root: Path) -> int:
+    """The process that runs what is under the root; 0 when there is none."""
+    try:
+        text = (root / ".lock").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return int(text) if text.isdigit() and in_use(root) and _alive(int(text)) else 0
+
+
 def in_use(root: Path) -> bool:
     """Whether a runner, or what is left of one, holds the root's lock."""
     try:

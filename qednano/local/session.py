@@ -159,6 +159,9 @@ class Session:
         if blocked:
             view.status = RunStatus(phase=Phase.FAILED, message=blocked)
             return
+        if view.run.spec.cancel:
+            view.status = RunStatus(phase=Phase.FAILED, message="cancelled (spec.cancel is true)")
+            return
         if view.run.spec.suspend:
             view.status = RunStatus(phase=Phase.SUSPENDED, message="spec.suspend is true; set it to false to run it")
             return

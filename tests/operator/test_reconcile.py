@@ -453,3 +453,15 @@ def test_an_evaluation_of_a_step_starts_while_the_training_goes_on() -> None:
     lost.others["SFTRun", "train"] = {**train, "status": {**train["status"], "phase": "Succeeded"}}
     lost.operator()
     assert lost.status["phase"] == "Failed" and "keeps no weights of that step" in lost.status["message"]
+
+
+def test_a_cancelled_run_saves_and_fails_for_good() -> None:
+    simulation = _running("SFTRun", trainer={"maxSteps": 10})
+    simulation.run["spec"]["cancel"] = True
+    simulation.settle(code=None)
+    assert simulation.status["phase"] == "Failed"
+    assert _condition(simulation, "Failed")["reason"] == "Cancelled"
+    assert not [pod for pod in simulation.pods() if pod["status"]["phase"] == "Running"]
+    simulation.run["spec"]["cancel"] = False
+    simulation.settle(code=None)
+    assert simulation.status["phase"] == "Failed"

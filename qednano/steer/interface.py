@@ -1,0 +1,90 @@
+"""What a place of runs can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from qednano.api import KINDS, TERMINAL, RunStatus
+from qednano.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run as a place shows it. ``where`` is its folder, or its namespace on a cluster."""
+
+    kind: str
+    namespace: str
+    name: str
+    status: RunStatus | None
+    where: str
+
+    @property
+    def label(self) -> str:
+        """Kind/name, with the namespace where it is not the default one."""
+        place = "" if self.namespace == "default" else f"{self.namespace}/"
+        return f"{place}{self.kind}/{self.name}"
+
+    @property
+    def phase(self) -> str:
+        """Where the run is; Pending before anyone has looked at it."""
+        return self.status.phase.value if self.status and self.status.phase else "Pending"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end, good or bad."""
+        return self.status is not None and self.status.phase in TERMINAL
+
+
+class Place(Protocol):
+    """A root of local runs, or a namespace of a cluster."""
+
+    @property
+    def about(self) -> str:
+        """Where it is, as in "under qed-runs"."""
+        ...
+
+    def runs(self) -> list[Listed]:
+        """Every run, oldest first."""
+        ...
+
+    def suspend(self, run: Listed) -> str:
+        """Have it save and stop; a sentence that says what happens."""
+        ...
+
+    def resume(self, run: Listed) -> str:
+        """Have it go on from where it stopped; a sentence that says what happens."""
+        ...
+
+    def cancel(self, run: Listed) -> str:
+        """End it for good; a sentence that says what happens."""
+        ...
+
+    def logs(self, run: Listed, role: str, lines: int, follow: bool, out: TextIO) -> None:
+        """Print the newest logs of one role, or of all when ``role`` is empty."""
+        ...
+
+
+def kind_of(word: str) -> str:
+    """The kind that a word means: its name, plural or short name, in any case; empty for none."""
+    for name, kind in KINDS.items():
+        if word.lower() in {name.lower(), kind.singular, kind.plural, *kind.short_names}:
+            return name
+    return ""
+
+
+def find(place: Place, wanted: str) -> tuple[Listed, str]:
+    """The run that ``[kind/]name[/role]`` means, the newest of its name, and the role or ''. Raises UsageError."""
+    runs = place.runs()
+    parts = wanted.split("/")
+    kind = kind_of(parts[0]) if len(parts) > 1 else ""
+    if kind:
+        parts.pop(0)
+    name, role = parts[0], "/".join(parts[1:])
+    found = [run for run in runs if run.name == name and kind in ("", run.kind)]
+    if not found:
+        known = ", ".join(dict.fromkeys(run.label for run in runs)) or "none"
+        raise UsageError(f"there is no run {wanted} {place.about}; its runs are: {known}")
+    if len({(run.kind, run.namespace) for run in found}) > 1:
+        raise UsageError(f"{name} is several runs; say which: {', '.join(run.label for run in found)}")
+    return found[-1], role
