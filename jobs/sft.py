@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qednano import metrics
 from qednano.api import SFTRunSpec
@@ -16,7 +15,7 @@ from qednano.api.sftrun import InitialModel
 from qednano.artifacts import staging
 from qednano.errors import DataError
 from qednano.job import JobContext, Outcome, job
-from qednano.training.engine import LossTerms
+from qednano.training.engine import negative_log_likelihood
 from qednano.training.examples import (
     DataOrder,
     Example,
@@ -29,18 +28,9 @@ from qednano.training.examples import (
     tokenise,
 )
 from qednano.training.model import load_tokenizer
-from qednano.training.packing import MicroBatch
 from qednano.training.session import Session, any_rank, finished, open_session
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 log = logging.getLogger("qednano.sft")
-
-
-def negative_log_likelihood(batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
-    """Weighted sum of -log p over the answer's tokens; the weights of a step add up to 1."""
-    return LossTerms(-(batch.weights * logprobs).sum(), {"entropy": (batch.weights * entropies).sum()})
 
 
 @dataclass(frozen=True)

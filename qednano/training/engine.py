@@ -53,6 +53,11 @@ LossFunction = Callable[[MicroBatch, Tensor, Tensor], LossTerms]
 """(micro-batch, log-probs [N], entropies [N]) to LossTerms. Ranks that share rows all compute it for the whole row."""
 
 
+def negative_log_likelihood(batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
+    """Weighted sum of -log p over the predicted tokens."""
+    return LossTerms(-(batch.weights * logprobs).sum(), {"entropy": (batch.weights * entropies.detach()).sum()})
+
+
 @dataclass(frozen=True)
 class StepReport:
     """One optimizer step, summed over micro-batches and ranks. `applied` is False when the guard refused it.
@@ -201,7 +206,9 @@ class TrainingEngine:
         for batch in batches:
             flops = self.policy.flops.training(batch.lengths, len(batch.targets))
             batch = batch.to(self.device)
-            terms = loss_function(batch, *self.engine(batch, self.config.temperature))
+            # Of this one the gradient is known before the log-probs are: it is made along with them.
+            known = -batch.weights if loss_function is negative_log_likelihood else None
+            terms = loss_function(batch, *self.engine(batch, self.config.temperature, known))
             # DeepSpeed averages gradients over ranks; the terms are normalised over the step, so they must add up.
             self.engine.backward(terms.total * self.ranks)
             parts.append(terms.total.detach())

@@ -19,6 +19,7 @@ from qednano.training.logprobs import LogProbHead
 from qednano.training.lora import LoraConfig, add_adapters
 from qednano.training.packing import MicroBatch
 from qednano.training.sequence import ALONE, SequenceGroup, SharedAttention, assemble, check_heads
+from qednano.training.thrifty import make_thrifty
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,6 +90,7 @@ class Policy(nn.Module):
         causal_lm.set_attn_implementation(attention.IMPLEMENTATION)
         causal_lm.config.use_cache = False
         causal_lm.lm_head = LogProbHead(causal_lm.lm_head)
+        make_thrifty(causal_lm)
         self.causal_lm = causal_lm
         self.attention_name = attention_name
         self.sequence = options.sequence
@@ -98,8 +100,13 @@ class Policy(nn.Module):
         if options.activation_checkpointing != "None":
             causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
-    def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probs [N] and entropies [N] of `batch.targets` under the policy at `temperature`."""
+    def forward(
+        self, batch: MicroBatch, temperature: float = 1.0, coefficients: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs [N] and entropies [N] of `batch.targets` under the policy at `temperature`.
+
+        `coefficients` [N]: see `chunked_logprobs`.
+        """
         device, sequence = batch.input_ids.device, self.sequence
         input_ids, position_ids, lengths = batch.input_ids, batch.position_ids, batch.lengths
         if more := sequence.padding(batch.tokens):
@@ -120,13 +127,14 @@ class Policy(nn.Module):
             ).last_hidden_state[0]
         if sequence.size == 1:
             found: tuple[Tensor, Tensor] = self.causal_lm.lm_head(
-                hidden.index_select(0, batch.predictors), batch.targets, temperature
+                hidden.index_select(0, batch.predictors), batch.targets, temperature, coefficients
             )
             return found
         # Predictors ascend, so those in this rank's slice are neighbours.
         first, last = (int((batch.predictors < bound).sum()) for bound in (start, end))
         mine = hidden.index_select(0, batch.predictors[first:last] - start)
-        pair = torch.stack(self.causal_lm.lm_head(mine, batch.targets[first:last], temperature))
+        known = None if coefficients is None else coefficients[first:last]
+        pair = torch.stack(self.causal_lm.lm_head(mine, batch.targets[first:last], temperature, known))
         logprobs, entropies = assemble(pair, first, len(batch.targets), sequence)
         return logprobs, entropies
 

@@ -31,6 +31,28 @@ def test_chunked_equals_full(chunk, temperature):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_loss_linear_in_the_logprobs_gets_its_gradient_in_the_forward_pass(temperature):
+    torch.manual_seed(2)
+    hidden, weight = torch.randn(65, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets, coefficients = torch.randint(0, 50, (65,)), torch.rand(65)
+    expected, expected_entropy = plain(hidden, weight, targets, temperature)
+    grads = torch.autograd.grad(-3 * (coefficients * expected).sum(), (hidden, weight))
+    found, entropy = chunked_logprobs(hidden, weight, targets, temperature, 16, -coefficients)
+    torch.testing.assert_close((found, entropy), (expected, expected_entropy), rtol=1e-5, atol=1e-5)
+    found_grads = torch.autograd.grad(3 * -(coefficients * found).sum(), (hidden, weight))
+    torch.testing.assert_close(found_grads, grads, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, weight = torch.randn(9, 4, requires_grad=True), torch.randn(6, 4)
+    for coefficients in (None, torch.ones(9)):
+        logprobs, _ = chunked_logprobs(hidden, weight, torch.zeros(9, dtype=torch.long), 1.0, 4, coefficients)
+        (grad,) = torch.autograd.grad(logprobs.sum(), hidden)
+        expected = torch.autograd.grad(plain(hidden, weight, torch.zeros(9, dtype=torch.long), 1.0)[0].sum(), hidden)
+        torch.testing.assert_close(grad, *expected)
+
+
 def test_gradients_agree_with_finite_differences():
     torch.manual_seed(1)
     hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
