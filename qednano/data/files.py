@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.compression import compr
 from fsspec.core import strip_protocol
+from fsspec.utils import infer_compression
 
 from qednano.api.language import SecretKey
 from qednano.api.proofdataset import ObjectStore
@@ -30,6 +33,7 @@ csv.field_size_limit(1 << 27)  # a solution may be far longer than the default o
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _HELD_ROWS = 256  # of a Parquet file at once: a row may have megabytes of proofs
 _S3_SECONDS = 60
+_PIECE = 1 << 22  # bytes that are read at once
 
 
 class Files:
@@ -108,12 +112,10 @@ class Files:
     @contextmanager
     def _text(self, uri: str, encoding: str, newline: str | None = None) -> Iterator[Any]:
         try:
-            with self._system(uri).open(
-                _path(uri), "rt", compression="infer", encoding=encoding, newline=newline
-            ) as file:
-                yield file
-        except FileNotFoundError:
-            raise self._absent(uri) from None
+            with self._bytes(uri) as raw:
+                file = _unpacked(uri, io.BufferedReader(_Pieces(raw)))
+                with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
+                    yield text
         except UnicodeDecodeError as error:
             raise DataError(f"{uri} is not UTF-8 ({error.reason} at byte {error.start} of a block)") from None
 
@@ -159,7 +161,33 @@ class Files:
                     yield Record(f"{name} row {number}", values)
 
 
+class _Pieces(io.RawIOBase):
+    """A store's file in large pieces, however little is asked for: each read of a store may be a request."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._held:
+            self._held = memoryview(self._file.read(_PIECE))
+        taken = min(len(buffer), len(self._held))
+        buffer[:taken] = self._held[:taken]
+        self._held = self._held[taken:]
+        return taken
+
+
+def _unpacked(uri: str, file: io.BufferedReader) -> Any:
+    name = infer_compression(uri)
+    return compr[name](file, mode="rb") if name else file
+
+
 def _path(uri: str) -> str:
+    if uri.startswith("s3://"):
+        return uri.removeprefix("s3://")
     return str(strip_protocol(uri)) if "://" in uri else uri
 
 

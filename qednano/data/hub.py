@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from qednano.api.proofdataset import HubSource, Publish
@@ -68,14 +70,15 @@ def push(folder: Path, publish: Publish, message: str) -> str:
         api.create_repo(publish.id, repo_type="dataset", private=publish.private, exist_ok=True)
         if publish.revision != "main":
             api.create_branch(publish.id, repo_type="dataset", branch=publish.revision, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=publish.id,
-            repo_type="dataset",
-            folder_path=folder,
-            revision=publish.revision,
-            commit_message=message,
-            delete_patterns=["*.parquet", "reports/*", "parked/*"],
-        )
+        with _quiet():
+            done = api.upload_folder(
+                repo_id=publish.id,
+                repo_type="dataset",
+                folder_path=folder,
+                revision=publish.revision,
+                commit_message=message,
+                delete_patterns=["*.parquet", "reports/*", "parked/*"],
+            )
     except LocalTokenNotFoundError:
         raise ConfigError("publish: the Hub wants a token: set publish.token, or HF_TOKEN on a laptop") from None
     except HfHubHTTPError as error:
@@ -89,6 +92,26 @@ def push(folder: Path, publish: Publish, message: str) -> str:
     except Exception as error:
         raise _silent(publish.id, error) from error
     return str(done.oid)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The Hub's client without a progress bar and a line for each request, which only fill a job's log."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in ("httpx", "httpx2")]
+    levels = [logger.level for logger in loggers]
+    disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _silent(name: str, error: Exception) -> Unavailable:
