@@ -10,6 +10,7 @@ from qednano.api import TERMINAL
 from qednano.api.common import RunSpec
 from qednano.api.status import ResolvedInputStatus
 from qednano.plan import Reference, literal_inputs, locate, references
+from qednano.plan.unmet import field_path, unmet
 from qednano_operator.decision import Object
 
 
@@ -32,15 +33,6 @@ class Resolution:
         return not self.reason
 
 
-def _path(reference: Reference) -> str:
-    """The field as it stands in the manifest: ``spec.baselines[0].model.sftRun``."""
-    field = {"SFTRun": "sftRun", "RLRun": "rlRun", "ProofDataset": "proofDataset"}[reference.kind]
-    if reference.field.startswith("served/"):
-        return f"the model of role {reference.field.removeprefix('served/')} ({field})"
-    path = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in reference.field.split("/"))
-    return f"spec{path}{'.model' if path.endswith(']') else ''}.{field}"
-
-
 def _progress(status: Mapping[str, Any]) -> str:
     progress = status.get("progress") or {}
     if not progress.get("total"):
@@ -49,34 +41,15 @@ def _progress(status: Mapping[str, Any]) -> str:
     return f" ({tenths * 10} % done)"
 
 
-def _never(reference: Reference, source: Object) -> str:
-    """Why ``source`` will never have the part, however well it ends; empty when it will."""
-    spec = source.get("spec") or {}
-    if reference.part == "initial" and "init" not in (spec.get("model") or {}):
-        return (
-            f"{_path(reference)}.checkpoint is Initial, but {reference.kind} {reference.name} did not start from "
-            "a new model; use Final, or name the model it started from"
-        )
-    if reference.part.startswith("split/"):
-        wanted = reference.part.removeprefix("split/")
-        names = [split.get("name") for split in spec.get("splits") or []]
-        if wanted not in names:
-            return (
-                f"{_path(reference)}.split is {wanted}, but ProofDataset {reference.name} has only "
-                f"{', '.join(map(str, names))}"
-            )
-    return ""
-
-
 def _resolve(reference: Reference, source: Object | None, namespace: str) -> ResolvedInputStatus | Resolution:
     what = f"{reference.kind} {reference.name}"
     if source is None or source["metadata"].get("deletionTimestamp"):
         state = "does not exist" if source is None else "is being deleted"
         return Resolution(
             reason="NotFound",
-            message=f"{_path(reference)} names {what}, which {state} in namespace {namespace}; waiting for it",
+            message=f"{field_path(reference)} names {what}, which {state} in namespace {namespace}; waiting for it",
         )
-    never = _never(reference, source)
+    never = unmet(reference, source.get("spec") or {})
     if never:
         return Resolution(reason="DependencyUnfit", message=never, failed=True)
     status = source.get("status") or {}
@@ -86,13 +59,13 @@ def _resolve(reference: Reference, source: Object | None, namespace: str) -> Res
     if phase == "Failed":
         why = status.get("message") or "no reason given"
         return Resolution(
-            reason="DependencyFailed", message=f"{_path(reference)} needs {what}, which failed: {why}", failed=True
+            reason="DependencyFailed", message=f"{field_path(reference)} needs {what}, which failed: {why}", failed=True
         )
     artifact = status.get("artifact") or {}
     if phase != "Succeeded" or not artifact.get("uri"):
         return Resolution(
             reason="NotReady",
-            message=f"{_path(reference)} waits for {what}, which is {phase}",
+            message=f"{field_path(reference)} waits for {what}, which is {phase}",
             detail=_progress(status),
         )
     return ResolvedInputStatus(
@@ -115,13 +88,13 @@ def _resolve_step(reference: Reference, status: Mapping[str, Any], phase: str) -
     if phase in TERMINAL:
         return Resolution(
             reason="DependencyUnfit",
-            message=f"{_path(reference)}.step is {step}, but {what}, which is {phase}, keeps no weights of that step; "
-            "it keeps those that checkpoint.export or evaluations asked for",
+            message=f"{field_path(reference)}.step is {step}, but {what}, which is {phase}, keeps no weights of that "
+            "step; it keeps those that checkpoint.export or evaluations asked for",
             failed=True,
         )
     return Resolution(
         reason="NotReady",
-        message=f"{_path(reference)} waits for step {step} of {what}, which is {phase}",
+        message=f"{field_path(reference)} waits for step {step} of {what}, which is {phase}",
         detail=_progress(status),
     )
 

@@ -8,6 +8,7 @@ from qednano.api import Run
 from qednano.api.load import Document
 from qednano.errors import ConfigError
 from qednano.plan import references
+from qednano.plan.unmet import unmet
 
 Key = tuple[str, str, str]
 """Namespace, kind and name of a run."""
@@ -44,7 +45,19 @@ def in_order(documents: Sequence[Document], finished: Iterable[Key] = ()) -> lis
                     f"{document.file}:{document.line}: spec.{field} of {label(key_of(document.run))} refers to "
                     f"{label(key)}, which is in none of the given files and was not run before; give its file too"
                 )
+        _check_parts(document, by_key)
     return [by_key[key] for key in _sorted(by_key)]
+
+
+def _check_parts(document: Document, by_key: Mapping[Key, Document]) -> None:
+    """Raise ConfigError for a part that the run referred to will never have, such as a split of another name."""
+    for reference in references(document.run.spec):
+        other = by_key.get((document.run.metadata.namespace, reference.kind, reference.name))
+        if other is not None:
+            spec = other.run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+            why = unmet(reference, spec)
+            if why:
+                raise ConfigError(f"{document.file}:{document.line}: {why}")
 
 
 def _sorted(by_key: Mapping[Key, Document]) -> list[Key]:

@@ -52,3 +52,9 @@ def test_a_circle_names_every_run_and_field_of_it(tmp_path):
     message = "spec.model of RLRun/tiny-rl, spec.model of RLRun/second refer to one another in a circle"
     with pytest.raises(ConfigError, match=message):
         in_order(documents(tmp_path, DATASET, first, second))
+
+
+def test_a_split_that_a_dataset_does_not_make_is_told_before_anything_runs(tmp_path):
+    (tmp_path / "runs.yaml").write_text(DATASET + "---" + SFT.replace("{name: tiny}}", "{name: tiny, split: test}}"))
+    with pytest.raises(ConfigError, match=r"spec.dataset.proofDataset.split is test, but ProofDataset tiny has only"):
+        in_order(load_documents([tmp_path / "runs.yaml"]))
