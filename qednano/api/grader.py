@@ -63,6 +63,7 @@ class FinalAnswerGrader(ApiModel):
     sampling: ChatSampling = Field(
         default_factory=lambda: ChatSampling(max_tokens=2048), description="How its answers are drawn."
     )
+    votes: int = Field(default=1, ge=1, le=16, description="Times that the model is asked; most votes decide.")
     reward: AnswerReward = Field(default_factory=AnswerReward, description="Scores by outcome.")
     timeout_seconds: int = Field(default=10, ge=1, le=600, description="Longest that algebra may take for one answer.")
 
@@ -133,6 +134,12 @@ class Grader(ApiModel):
         ge=0,
         le=100,
         description="A run whose last grades failed more often than this pauses and says so; 100 never pauses.",
+    )
+    canary_percent: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="Of each hundred gradings so many also hand in an attack on the grader; what it earns is a metric.",
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ ways to prove one thing, the best one counts and they are never added.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -159,6 +160,23 @@ class Rubric(BaseModel):
 def _line(checkpoint: Checkpoint) -> str:
     plural = "point" if checkpoint.points == 1 else "points"
     return f"[{checkpoint.id}] {checkpoint.points} {plural}: {checkpoint.description}"
+
+
+def scheme_of(text: str | None, where: str = "the marking scheme") -> Rubric | str:
+    """The scheme of a row's rubric column: typed if it is a JSON object, else in the words that stand there.
+
+    Lists and texts in JSON, as some benchmarks have them, are words. DataError for an object that is no valid scheme.
+    """
+    words = (text or "").strip()
+    if not words:
+        return ""
+    try:
+        value = json.loads(words)
+    except ValueError:
+        return words
+    if isinstance(value, dict):
+        return Rubric.parse(words, where)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 @dataclass(frozen=True)
