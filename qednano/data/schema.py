@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,8 @@ _NAMES = [item.name for item in fields(ProblemRow)]
 
 def to_table(rows: Sequence[ProblemRow]) -> pa.Table:
     """The rows as an Arrow table of SCHEMA."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    values = [vars(row) | {"candidates": [vars(item) for item in row.candidates]} for row in rows]
+    return pa.Table.from_pylist(values, schema=SCHEMA)
 
 
 def read_rows(path: Path | str) -> Iterator[ProblemRow]:
