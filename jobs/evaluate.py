@@ -3,75 +3,133 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qednano.api import EvalRunSpec
+from qednano.api.scaffold import ScaffoldType
 from qednano.artifacts import publish, staging, write_atomic, write_json, write_manifest
+from qednano.data.schema import to_table
 from qednano.errors import DataError
 from qednano.evals.benchmark import load
+from qednano.evals.cast import cast_of
+from qednano.evals.continuous import record
 from qednano.evals.report import ReportInput, headline, render
+from qednano.evals.results import order_of, sample_rows, write_tables
 from qednano.evals.run import Contender, Evaluation, EvaluationConfig
-from qednano.evals.scaffolds import SCAFFOLDS
-from qednano.evals.scores import Scores, score_all
-from qednano.grading.registry import grader_for
+from qednano.evals.scaffolds import scaffold_of
+from qednano.evals.scores import SampleRow, Scores, score_all
+from qednano.evals.tree import Limits
+from qednano.grading.health import GraderHealth
+from qednano.grading.registry import below, grader_for
 from qednano.job import JobContext, Outcome, job
-from qednano.llm.client import SamplingParams
+from qednano.llm.chat import ChatModel
+from qednano.plan import evaluated_models, language_models
 
 
 def contenders(ctx: JobContext, spec: EvalRunSpec) -> list[Contender]:
-    """The model and its baselines, with the folders they were resolved to."""
-    named = [("model", spec.model_name)]
-    named += [(f"baselines/{number}", baseline.name) for number, baseline in enumerate(spec.baselines)]
-    return [Contender(name, str(ctx.input_path(field))) for field, name in named]
+    """The model and its baselines, with the folders they were resolved to; endpoints have none."""
+    served = evaluated_models(spec)
+    return [
+        Contender(name, str(ctx.input_path(field)) if field in served else "") for field, name, _ in spec.contenders
+    ]
 
 
-def evaluation_of(ctx: JobContext, spec: EvalRunSpec) -> Evaluation:
-    """The evaluation that the spec asks for."""
-    sampling = SamplingParams(spec.sampling.max_tokens, float(spec.sampling.temperature), float(spec.sampling.top_p))
-    return Evaluation(
-        EvaluationConfig(
-            contenders(ctx, spec),
-            load(ctx.input_path("benchmark"), spec.benchmark.limit),
-            spec.samples_per_problem,
-            spec.server.replicas * spec.server.max_concurrent,
+def config_of(ctx: JobContext, spec: EvalRunSpec) -> EvaluationConfig:
+    """What this shard evaluates, and how much at once."""
+    budget, lanes = spec.scaffold.budget, spec.scaffold.concurrency
+    held = spec.server.replicas * spec.server.max_concurrent
+    if not evaluated_models(spec):
+        held = max(model.endpoint.max_concurrent for _, _, model in spec.contenders if model.endpoint is not None)
+    return EvaluationConfig(
+        contenders=contenders(ctx, spec),
+        problems=load(ctx.input_path("benchmark"), spec.benchmark.limit),
+        samples_per_problem=spec.samples_per_problem,
+        capacity=lanes.calls or max(1, held // spec.shards),
+        lanes={role: getattr(lanes, role) for role in ("solver", "verifier", "summariser", "judge")},
+        limits=Limits(
+            tokens=0 if spec.scaffold.type is ScaffoldType.ADAPTIVE else budget.tokens,  # it moves them itself
+            money=budget.money,
+            seconds=budget.seconds,
         ),
-        SCAFFOLDS[spec.scaffold.type](sampling, spec.server.max_model_length),
-        grader_for(spec.grader),
-        ctx.run_dir,
-        ctx.reporter,
+        total=Limits(budget.total_tokens // spec.shards, budget.total_money / spec.shards),
+        seed=spec.seed,
+        shards=spec.shards,
+        shard=ctx.index,
+    )
+
+
+@contextlib.asynccontextmanager
+async def asked_models(ctx: JobContext, spec: EvalRunSpec) -> AsyncIterator[Mapping[str, ChatModel]]:
+    """Helpers, graders and evaluated endpoints, by their field."""
+    if not language_models(spec):
+        yield {}
+        return
+    from qednano.llm.connect import open_models
+
+    async with open_models(ctx) as models:
+        yield models
+
+
+async def evaluate(ctx: JobContext, spec: EvalRunSpec) -> Evaluation:
+    """Run this shard's part to its end."""
+    async with asked_models(ctx, spec) as models:
+        grader = grader_for(spec.grader, below(models, "grader"))
+        try:
+            evaluation = Evaluation(
+                config_of(ctx, spec),
+                scaffold_of(spec.scaffold),
+                grader,
+                cast_of(spec, models),
+                ctx.run_dir,
+                ctx.reporter,
+                GraderHealth(spec.grader.max_failure_percent, said=lambda why: ctx.reporter.update(paused=why)),
+            )
+            await evaluation.run(ctx.stopping.is_set)
+        finally:
+            await grader.close()
+    return evaluation
+
+
+def _sampling(spec: EvalRunSpec) -> str:
+    sampling = spec.sampling
+    return (
+        f"{spec.scaffold.type}, temperature {sampling.temperature}, top-p {sampling.top_p}, "
+        f"at most {sampling.max_tokens} tokens a question"
     )
 
 
 def leave_artifact(ctx: JobContext, spec: EvalRunSpec, evaluation: Evaluation) -> Scores:
-    """Write results.parquet, scores.json and report.html, closed by a manifest, into the run's `artifact`."""
-    config = evaluation.config
-    order = {contender.name: number for number, contender in enumerate(config.contenders)}
-    place = {problem.id: number for number, problem in enumerate(config.problems)}
-    rows = sorted(evaluation.rows.values(), key=lambda row: (order[row.model], place[row.problem], row.index))
+    """Write the tables, scores.json and report.html, closed by a manifest, into the run's `artifact`."""
+    config, parts = evaluation.config, evaluation.parts
+    names = [contender.name for contender in config.contenders]
+    order = order_of(names, [problem.id for problem in config.problems], config.samples_per_problem)
+    rows = [_light(SampleRow(**row)) for row in sample_rows(parts, order)]
     difficulty = {problem.id: problem.difficulty for problem in config.problems}
     try:
-        scores = score_all(list(order), rows, difficulty, spec.samples_per_problem, spec.seed)
+        scores = score_all(names, rows, difficulty, spec.samples_per_problem, spec.seed)
     except ValueError as error:
         raise DataError(
-            f"there is nothing to report: {error}; look at the grader's reasons in {evaluation.path}"
+            f"there is nothing to report: {error}; look at the grader's reasons in {parts[0].samples}"
         ) from None
     data = ReportInput(
         name=ctx.config.name,
         benchmark=ctx.config.inputs["benchmark"].name or Path(ctx.config.inputs["benchmark"].uri).name,
         grader=evaluation.grader.name,
-        sampling=f"temperature {spec.sampling.temperature}, top-p {spec.sampling.top_p}, "
-        f"at most {spec.sampling.max_tokens} tokens",
+        sampling=_sampling(spec),
         problems=config.problems,
         rows=rows,
     )
     final = ctx.run_dir / "artifact"
     with staging(final) as folder:
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), folder / "results.parquet")
+        write_tables(folder, parts, order)
+        pq.write_table(to_table(config.problems), folder / "problems.parquet")
         write_json(folder / "scores.json", scores.as_json())
         write_atomic(folder / "report.html", render(data, scores))
         write_manifest(
@@ -80,24 +138,39 @@ def leave_artifact(ctx: JobContext, spec: EvalRunSpec, evaluation: Evaluation) -
             name=ctx.config.name,
             spec=ctx.config.spec,
             inputs={name: item.model_dump() for name, item in ctx.config.inputs.items()},
-            seeds={"bootstrap": spec.seed},
-            metrics={"score": scores.models[0].score.mean},
+            seeds={"run": spec.seed},
+            metrics=headline_metrics(scores),
         )
         publish(folder, final)
     return scores
 
 
+def _light(row: SampleRow) -> SampleRow:
+    """Texts are needed of first samples alone, which the report may show."""
+    return row if row.index == 0 else replace(row, text="", proof="", reasoning="", details="{}")
+
+
+def headline_metrics(scores: Scores) -> dict[str, float]:
+    """What status and tables show: the score with its interval, the baselines', and pass@k."""
+    first = scores.models[0]
+    metrics = {"score": first.score.mean, "score/low": first.score.low, "score/high": first.score.high}
+    metrics |= {f"score:{model.name}": model.score.mean for model in scores.models[1:]}
+    metrics |= {f"pass@{k}": value.mean for k, value in first.pass_at_k.items()}
+    return metrics
+
+
 @job
 def main(ctx: JobContext) -> Outcome:
+    """See `qednano.api.EvalRunSpec` for what each field does."""
     spec: EvalRunSpec = ctx.spec
     ctx.reporter.update(stage="Starting", message="reading the benchmark")
-    evaluation = evaluation_of(ctx, spec)
-    asyncio.run(evaluation.run(ctx.stopping.is_set))
+    evaluation = asyncio.run(evaluate(ctx, spec))
+    if ctx.index:
+        return Outcome(f"shard {ctx.index} of {spec.shards} is done; shard 0 merges", {})
     scores = leave_artifact(ctx, spec, evaluation)
-    metrics = {"score": scores.models[0].score.mean}
-    metrics |= {f"score:{model.name}": model.score.mean for model in scores.models[1:]}
-    metrics |= {f"pass@{k}": value.mean for k, value in scores.models[0].pass_at_k.items()}
-    return Outcome(headline(scores), metrics, ctx.run_dir / "artifact")
+    if spec.continuous is not None:
+        record(spec.continuous, Path(os.path.realpath(ctx.input_path("model"))), scores)
+    return Outcome(headline(scores), headline_metrics(scores), ctx.run_dir / "artifact")
 
 
 if __name__ == "__main__":

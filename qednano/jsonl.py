@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from qednano.errors import DataError
 
+_CHUNK = 1 << 16
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All whole rows; none when there is no file. Raises DataError naming the line of a row that is no JSON object."""
@@ -39,9 +41,7 @@ class RowWriter:
     def __enter__(self) -> RowWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
-        self._file.seek(0)
-        data = self._file.read()
-        self._file.truncate(data.rfind(b"\n") + 1)
+        self._file.truncate(_whole(self._file))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,3 +54,16 @@ class RowWriter:
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         self._file.write(text.encode())
         self._file.flush()
+
+
+def _whole(file: BinaryIO) -> int:
+    """The length up to the last whole row; read from the end, since a file may be larger than memory."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _CHUNK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,7 +1,8 @@
-"""Runs an evaluation: every model on the same problems, sample by sample, and goes on where it was stopped.
+"""Runs an evaluation: every model on the same problems, through a scaffold, sample by sample.
 
-Samples are appended to `samples/evaluation.jsonl` under (model, problem, index) as soon as they are graded. A sample
-without a grade is asked for anew by the next attempt. This module computes no statistics.
+A new sample is begun whenever a question could be asked and none waits, so servers stay full and memory flat. Calls
+and graded samples are appended to the shard's files; the next process goes on from them, without asking anything that
+was answered. This module computes no statistics.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import asyncio
 import json
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,119 +20,220 @@ import aiohttp
 
 from qednano import metrics
 from qednano.data.schema import ProblemRow
-from qednano.errors import ConfigError, DataError, Stopped
-from qednano.evals.scaffolds import Answer, Scaffold
-from qednano.evals.scores import SampleRow, problem_means
-from qednano.grading.interface import Grade, Grader
+from qednano.errors import ConfigError, QedError, Stopped, Unavailable
+from qednano.evals.calls import Journal, Status
+from qednano.evals.lanes import Lanes
+from qednano.evals.parts import Fence, Part, parts, rows_of, shard_of
+from qednano.evals.scaffolds import Scaffold, Solution
+from qednano.evals.scaffolds.interface import Solve
+from qednano.evals.scores import SampleRow
+from qednano.evals.served import Conversations
+from qednano.evals.tree import Asked, Bench, BranchFailed, Limits, Node, Sample
+from qednano.grading.health import GraderHealth
+from qednano.grading.interface import FULL_SCORE, Grade, Grader
 from qednano.grading.patience import obtain_grade
-from qednano.jsonl import RowWriter, read_rows
+from qednano.jsonl import RowWriter
 from qednano.progress import Reporter
 from qednano.rl.pool import Pool, ServerRecord
-from qednano.rl.rollouts import Rollouts
 
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 1800.0
 _WATCH_SECONDS = 0.1
 _REPORT_SECONDS = 0.5
+_TELL_SECONDS = 5.0
+_TEXTS = ("text", "proof", "reasoning", "reason", "details", "notes")  # not held in memory
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that is evaluated: what tables call it, and its folder."""
+    """A model that is evaluated: what tables call it, and its folder; an endpoint has none."""
 
     name: str
-    uri: str
+    uri: str = ""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Who is evaluated on what; `server_sequences` is how many samples all servers together decode at once."""
+    """Who is evaluated on what, and how much at once. `capacity`: questions in flight, of this shard."""
 
     contenders: Sequence[Contender]
     problems: Sequence[ProblemRow]
     samples_per_problem: int
-    server_sequences: int
+    capacity: int
+    lanes: Mapping[str, int] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    total: Limits = field(default_factory=Limits)
+    seed: int = 0
+    shards: int = 1
+    shard: int = 0
+
+    @property
+    def own(self) -> list[ProblemRow]:
+        """The problems of this shard."""
+        return [row for row in self.problems if shard_of(row.id, self.shards) == self.shard]
+
+
+Work = tuple[ProblemRow, int]
+"""A problem, and which of its samples."""
 
 
 class Evaluation:
-    """One evaluation in one run's folder; `rows` holds what is done so far."""
+    """One shard of an evaluation. `rows` holds what is done so far, without texts."""
 
     def __init__(
-        self, config: EvaluationConfig, scaffold: Scaffold, grader: Grader, run_dir: Path, reporter: Reporter
+        self,
+        config: EvaluationConfig,
+        scaffold: Scaffold,
+        grader: Grader,
+        cast: Callable[[Contender, Conversations], Mapping[str, Asked]],
+        run_dir: Path,
+        reporter: Reporter,
+        health: GraderHealth | None = None,
     ) -> None:
-        self.config, self.scaffold, self.grader, self._reporter = config, scaffold, grader, reporter
+        self.config, self.scaffold, self.grader = config, scaffold, grader
+        self._cast, self._reporter, self._health = cast, reporter, health
         self.pool = Pool(run_dir, "server")
-        self.rollouts = Rollouts(self.pool, waiting=self._waiting)
-        self.path = run_dir / "samples" / "evaluation.jsonl"
-        self._next_report = 0.0
-        known = {SampleRow(**row).key: SampleRow(**row) for row in read_rows(self.path)}
-        self.rows = {key: row for key, row in known.items() if row.score is not None}
+        self.parts = parts(run_dir, config.shards)
+        self.part: Part = self.parts[config.shard]
+        self._next_report = self._next_tell = 0.0
+        self._journal = Journal(self.part.calls, Fence(self.part))
+        self.rows: dict[tuple[str, str, int], SampleRow] = {}
+        self._running = {contender.name: RunningScore() for contender in config.contenders}
+        for row in rows_of(self.part.samples):
+            self._remember(SampleRow(**row))
+
+    def _remember(self, row: SampleRow) -> None:
+        if row.score is None:
+            self.rows.pop(row.key, None)  # asked for anew by this process
+        else:
+            if row.key not in self.rows and row.model in self._running:
+                self._running[row.model].add(row.problem, row.score / FULL_SCORE)
+            self.rows[row.key] = replace(row, **dict.fromkeys(_TEXTS, ""))
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Draw and grade what is missing. Raises Stopped, ConfigError for a model that can't be served, Unavailable."""
-        async with self.rollouts, aiohttp.ClientSession() as session:
-            with RowWriter(self.path) as writer:
+        with self._journal, RowWriter(self.part.samples) as writer:
+            self._journal.load(self._settled())
+            async with Conversations(self.pool, waiting=self._waiting) as served, aiohttp.ClientSession() as session:
                 for contender in self.config.contenders:
                     self._report(contender, always=True)
                     missing = list(self._missing(contender))
-                    if missing:
-                        await self._evaluate(contender, missing, writer, session, stopping)
+                    parts_: list[asyncio.Future[Any]] = [asyncio.ensure_future(_raise_when(stopping))]
+                    main = asyncio.ensure_future(self._turn(contender, missing, writer, served))
+                    if contender.uri:
+                        self.pool.wanted_model = contender.uri
+                        if self.config.shard == 0:
+                            parts_.append(asyncio.ensure_future(self._keep_loaded(contender, session)))
+                    await _first_of(main, parts_)
                     self._report(contender, always=True)
 
-    def _missing(self, contender: Contender) -> Iterator[tuple[ProblemRow, list[int]]]:
-        for problem in self.config.problems:
-            indices = range(self.config.samples_per_problem)
-            absent = [index for index in indices if (contender.name, problem.id, index) not in self.rows]
-            for start in range(0, len(absent), self.config.server_sequences):
-                yield problem, absent[start : start + self.config.server_sequences]
+    async def _turn(
+        self, contender: Contender, missing: Sequence[list[Work]], writer: RowWriter, served: Conversations
+    ) -> None:
+        """One contender's samples; the servers are its own until all shards are done with it."""
+        if missing:
+            await self._evaluate(contender, missing, writer, served)
+        self.part.finish(contender.name)
+        while late := [part.folder.name for part in self.parts if not part.finished(contender.name)]:
+            self._report(contender, message=f"{contender.name}: waiting for {', '.join(late[:4])}")
+            await asyncio.sleep(5 * _WATCH_SECONDS)
+
+    def _settled(self) -> set[tuple[str, str, int]]:
+        """Samples whose calls nobody needs again: they are graded, and so is their whole cohort."""
+        done = set(self.rows)
+        for contender in self.config.contenders:
+            for cohort in self._missing(contender):
+                done -= {(contender.name, problem.id, index) for problem, index in cohort}
+        return done
+
+    def _missing(self, contender: Contender) -> Iterator[list[Work]]:
+        """Cohorts of which a sample is not graded, first all first samples, then all second ones, and so on."""
+        own = self.config.own
+        for index in range(self.config.samples_per_problem):
+            for start in range(0, len(own), self.scaffold.cohort):
+                cohort = [(problem, index) for problem in own[start : start + self.scaffold.cohort]]
+                if any((contender.name, problem.id, index) not in self.rows for problem, index in cohort):
+                    yield cohort
 
     async def _evaluate(
-        self,
-        contender: Contender,
-        missing: Sequence[tuple[ProblemRow, list[int]]],
-        writer: RowWriter,
-        session: aiohttp.ClientSession,
-        stopping: Callable[[], bool],
+        self, contender: Contender, missing: Sequence[list[Work]], writer: RowWriter, served: Conversations
     ) -> None:
-        self.pool.wanted_model = contender.uri
-        work = iter(missing)
-        at_once = max(1, self.config.server_sequences // max(len(indices) for _, indices in missing))
-        workers = [asyncio.create_task(self._work(contender, work, writer)) for _ in range(at_once)]
-        watchers = [
-            asyncio.create_task(self._keep_loaded(contender, session)),
-            asyncio.create_task(_raise_when(stopping)),
-        ]
-        # the first of them to end is the last worker, or something that went wrong
-        parts: list[asyncio.Future[Any]] = [asyncio.gather(*workers), *watchers]
+        lanes = Lanes(self.config.capacity, self.config.lanes)
+        bench = Bench(
+            models=self._cast(contender, served),
+            lanes=lanes,
+            journal=self._journal,
+            run_seed=self.config.seed,
+            limits=self.config.limits,
+            total=self.config.total,
+            answered=lambda _: self._report(contender),
+        )
+        running: set[asyncio.Task[None]] = set()
+        most = 2 * self.config.capacity // self.scaffold.cohort + 2  # cohorts that wait for nothing but their grades
         try:
-            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in parts:
-                if part.done():
-                    part.result()
+            for age, cohort in enumerate(missing):
+                await lanes.room()
+                while len(running) >= most or any(task.done() for task in running):
+                    running = await _settle_one(running)
+                before = lanes.asked
+                task = asyncio.create_task(self._cohort(contender, bench, cohort, age, writer))
+                running.add(task)
+                for _ in range(100):  # until its first questions stand in line
+                    if task.done() or lanes.asked > before:
+                        break
+                    await asyncio.sleep(0)
+            while running:
+                running = await _settle_one(running)
         finally:
-            for task in [*workers, *watchers]:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*parts, *workers, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
-    async def _work(
-        self, contender: Contender, work: Iterator[tuple[ProblemRow, list[int]]], writer: RowWriter
+    async def _cohort(
+        self, contender: Contender, bench: Bench, cohort: Sequence[Work], age: int, writer: RowWriter
     ) -> None:
-        for problem, indices in work:
-            answers = await self.scaffold.answers(self.rollouts, problem, len(indices))
-            if not answers:
-                raise DataError(
-                    f"the prompt of problem {problem.id} fills spec.server.maxModelLength; raise it or drop the problem"
-                )
-            grades = await asyncio.gather(*(obtain_grade(self.grader, problem, item.proof) for item in answers))
-            rows = [
-                _row(contender, problem, index, answer, grade)
-                for index, answer, grade in zip(indices, answers, grades, strict=True)
-            ]
-            writer.append([asdict(row) for row in rows])
-            self.rows |= {row.key: row for row in rows}
-            metrics.EVAL_SAMPLES.labels(contender.name).inc(len(rows))
-            self._report(contender)
+        solve = self.scaffold.begin(len(cohort))
+        tasks = [asyncio.create_task(self._sample(contender, bench, solve, work, age, writer)) for work in cohort]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for problem, index in cohort:
+            self._journal.forget((contender.name, problem.id, index))
+
+    async def _sample(
+        self, contender: Contender, bench: Bench, solve: Solve, work: Work, age: int, writer: RowWriter
+    ) -> None:
+        problem, index = work
+        sample = Sample(bench, contender.name, problem, index, age)
+        try:
+            solution = await solve(Node(sample))
+        except BranchFailed as failure:
+            if failure.status is Status.FAILED:
+                raise Unavailable(f"{contender.name} gave no answer to problem {problem.id}: {failure}") from failure
+            row = _unanswered(sample, failure)
+        else:
+            if sample.key in self.rows:
+                return  # graded by an earlier process; it was solved again to lead its cohort along the same way
+            row = _row(sample, solution, await self._grade(problem, solution))
+        writer.append([asdict(row)])
+        self._remember(row)
+        metrics.EVAL_SAMPLES.labels(contender.name).inc()
+        self._report(contender)
+
+    async def _grade(self, problem: ProblemRow, solution: Solution) -> Grade:
+        proof = solution.proof
+        try:
+            return await obtain_grade(self.grader, problem, proof.text, cut_off=proof.cut_off, health=self._health)
+        except QedError as error:
+            if error.reason != "BudgetSpent":
+                raise
+            return Grade(None, f"the grader's budget is spent: {error}")
+
+    # -- the servers' model ---------------------------------------------------------------------------------------
 
     async def _keep_loaded(self, contender: Contender, session: aiohttp.ClientSession) -> None:
         """See to it that every server has the contender's model, also one that came or restarted meanwhile."""
@@ -157,51 +258,133 @@ class Evaluation:
 
     # -- progress ---------------------------------------------------------------------------------------------------
 
-    def _report(self, contender: Contender, always: bool = False) -> None:
+    def _report(self, contender: Contender, always: bool = False, message: str = "") -> None:
         now = time.monotonic()
-        if now < self._next_report and not always:
+        if now < self._next_report and not always and not message:
             return
         self._next_report = now + _REPORT_SECONDS
-        by_model = defaultdict(list)
-        for row in self.rows.values():
-            by_model[row.model].append(row)
-        shown = {}
-        for number, other in enumerate(self.config.contenders):
-            means = problem_means(by_model[other.name]).values()
-            if means:
-                score = sum(means) / len(means)
-                shown["score" if number == 0 else f"score:{other.name}"] = score
-                metrics.EVAL_SCORE.labels(other.name).set(score)
+        shown: dict[str, float] = {}
+        for number, (name, running) in enumerate(self._running.items()):
+            if running.samples:
+                shown["score" if number == 0 else f"score:{name}"] = running.mean
+                metrics.EVAL_SCORE.labels(name).set(running.mean)
+        shown |= self._spent()
         total = len(self.config.problems) * self.config.samples_per_problem
+        done = self._running[contender.name].samples
         self._reporter.update(
             stage="Evaluating",
             unit="sample",
-            step=len(self.rows),
+            step=len(self.rows) + int(sum(part.told().get("samples", 0) for part in self._others())),
             total=total * len(self.config.contenders),
             metrics=shown,
-            message=f"{contender.name}: {len(by_model[contender.name])} of {total} samples",
+            message=message or f"{contender.name}: {done} of {total} samples",
         )
+
+    def _others(self) -> list[Part]:
+        return [part for part in self.parts if part is not self.part]
+
+    def _spent(self) -> dict[str, float]:
+        """Tokens and money, of all shards where this one reports for them."""
+        total = self._journal.total
+        numbers: dict[str, float] = {"tokens/in": total.prompt_tokens, "tokens/out": total.completion_tokens}
+        if total.cost is not None and total.calls:
+            numbers["cost"] = float(total.cost)
+        now = time.monotonic()
+        if self.config.shards > 1 and now >= self._next_tell:
+            self._next_tell = now + _TELL_SECONDS
+            self.part.tell({**numbers, "samples": len(self.rows)})
+        if self.config.shard == 0:
+            for part in self._others():
+                told = part.told()
+                for name in numbers:
+                    numbers[name] += told.get(name, 0.0)
+        return numbers
 
     def _waiting(self, seconds: float) -> None:
         if seconds >= 1.0:
             self._reporter.update(message=f"waiting for a server of the model, {seconds:.0f} s so far")
 
 
-def _row(contender: Contender, problem: ProblemRow, index: int, answer: Answer, grade: Grade) -> SampleRow:
+class RunningScore:
+    """The mean over problems of the mean over samples, kept as samples come."""
+
+    def __init__(self) -> None:
+        self.samples, self._means_sum = 0, 0.0
+        self._problems: dict[str, tuple[int, float]] = {}
+
+    def add(self, problem: str, share: float) -> None:
+        """One more sample's score, 0 to 1."""
+        count, mean = self._problems.get(problem, (0, 0.0))
+        new = mean + (share - mean) / (count + 1)
+        self._problems[problem] = count + 1, new
+        self._means_sum += new - mean
+        self.samples += 1
+
+    @property
+    def mean(self) -> float:
+        """0 to 1, of the problems that have a sample."""
+        return self._means_sum / len(self._problems)
+
+
+def _row(sample: Sample, solution: Solution, grade: Grade) -> SampleRow:
+    model, problem, index = sample.key
+    proof, spent = solution.proof, sample.spent
+    details = grade.details if solution.belief is None else {**grade.details, "belief": round(solution.belief, 4)}
     return SampleRow(
-        model=contender.name,
-        problem=problem.id,
+        model=model,
+        problem=problem,
         index=index,
-        text=answer.text,
-        proof=answer.proof,
+        text=proof.text,
+        proof=proof.text,
         score=grade.score,
         reason=grade.reason,
-        details=json.dumps(grade.details, ensure_ascii=False, sort_keys=True),
-        finish_reason=answer.finish_reason,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        seconds=round(answer.seconds, 3),
+        details=json.dumps(details, ensure_ascii=False, sort_keys=True),
+        finish_reason=proof.finish_reason,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        seconds=round(sample.seconds, 3),
+        reasoning=proof.reasoning,
+        calls=spent.calls,
+        failed_calls=spent.failed,
+        cost=None if spent.cost is None else float(spent.cost),
+        stop=str(solution.stop),
+        notes="\n".join(sample.notes),
+        path=proof.path,
     )
+
+
+def _unanswered(sample: Sample, failure: BranchFailed) -> SampleRow:
+    """A sample without any proof: no zero, and not dropped in silence either."""
+    model, problem, index = sample.key
+    spent = sample.spent
+    return SampleRow(
+        model, problem, index, "", "", None, f"no answer: {failure}", "{}", "", spent.prompt_tokens,
+        spent.completion_tokens, round(sample.seconds, 3), calls=spent.calls, failed_calls=spent.failed,
+        cost=None if spent.cost is None else float(spent.cost), stop="NoAnswer",
+        notes="\n".join([*sample.notes, str(failure)]),
+    )  # fmt: skip
+
+
+async def _settle_one(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait for one of them, raise what it raised, and return the others."""
+    done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    return rest
+
+
+async def _first_of(main: asyncio.Future[Any], watchers: Sequence[asyncio.Future[Any]]) -> None:
+    """Until `main` ends, or a watcher, which ends by what went wrong."""
+    everything = [main, *watchers]
+    try:
+        await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+        for part in everything:
+            if part.done():
+                part.result()
+    finally:
+        for part in everything:
+            part.cancel()
+        await asyncio.gather(*everything, return_exceptions=True)
 
 
 async def _raise_when(stopping: Callable[[], bool]) -> None:

@@ -16,20 +16,32 @@ CORRECT_SCORE = FULL_SCORE  # a proof counts as correct when it has all points: 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One sample of one problem by one model; score 0..7, None when no grade could be had."""
+    """One sample of one problem by one model; score 0..7, None when no grade could be had.
+
+    Tokens, calls and cost are of all calls of the scaffold, without the grader's; `cost` is None where a price is
+    unknown. `text`, `reasoning`, `finish_reason` and `path` are of the call that wrote the proof, `stop` says why the
+    scaffold stopped, `notes` what went wrong on the way, a sentence a line.
+    """
 
     model: str
     problem: str
     index: int
     text: str
     proof: str
-    score: int | None
+    score: float | None
     reason: str
     details: str  # JSON of the grader's details
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    reasoning: str = ""
+    calls: int = 1
+    failed_calls: int = 0
+    cost: float | None = None
+    stop: str = "Answered"
+    notes: str = ""
+    path: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from qednano.api.common import ModelRef, RunSpec, Server
+from qednano.api.evalrun import EvaluatedModel
 from qednano.api.language import LanguageModel, SecretKey, ServedAs
 
 
@@ -30,6 +31,8 @@ def language_models(spec: RunSpec) -> tuple[ModelUse, ...]:
     uses: list[ModelUse] = []
     taken: dict[str, tuple[ModelRef, Server]] = {}
     for field, value, role in _walk(spec, "", ""):
+        if isinstance(value, EvaluatedModel) and value.endpoint is not None:
+            uses.append(ModelUse(field.removesuffix("/model"), "", LanguageModel(endpoint=value.endpoint)))
         if not isinstance(value, LanguageModel):
             continue
         uses.append(ModelUse(field, _role(value, role, taken), value))

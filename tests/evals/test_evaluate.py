@@ -12,10 +12,13 @@ from aiohttp import web
 from qednano.data.schema import ProblemRow
 from qednano.errors import ConfigError, DataError, Stopped
 from qednano.evals.benchmark import load
+from qednano.evals.calls import Status, from_json
 from qednano.evals.run import Contender, Evaluation, EvaluationConfig
-from qednano.evals.scaffolds import SinglePass
+from qednano.evals.scaffolds.single_pass import SinglePass
+from qednano.evals.served import ServedModel
+from qednano.evals.tree import ROLES, Asked
 from qednano.grading.interface import Grade
-from qednano.llm.client import SamplingParams
+from qednano.llm.chat import ChatParams
 from qednano.progress import Reporter
 from tests.rl.servers import StandIn
 
@@ -24,7 +27,15 @@ SCORES = {"/models/weak": ["zero"], "/models/strong": ["all", "some"]}
 
 
 class ModelServer(StandIn):
-    """A stand-in whose answers depend on the model it was told to load; `/models/odd` doesn't fit it."""
+    """A stand-in whose answers depend on the model it was told to load; `/models/odd` doesn't fit it.
+
+    Proofs are chosen by the request's seed: equal requests have equal answers.
+    """
+
+    async def complete(self, request: web.Request) -> web.Response:
+        proofs = SCORES[self.model]
+        self.proofs = [proofs[(await request.json())["seed"] % len(proofs)]]
+        return await super().complete(request)
 
     async def load(self, request: web.Request) -> web.Response:
         uri = (await request.json())["uri"]
@@ -57,8 +68,13 @@ class ByName:
 
 def evaluation_in(folder: Path, models=("strong", "weak"), samples: int = 2) -> Evaluation:
     contenders = [Contender(name, f"/models/{name}") for name in models]
-    config = EvaluationConfig(contenders, PROBLEMS, samples, server_sequences=4)
-    return Evaluation(config, SinglePass(SamplingParams(20), 64), ByName(), folder, Reporter())
+    config = EvaluationConfig(contenders, PROBLEMS, samples, capacity=4)
+
+    def cast(contender, served):
+        model = ServedModel(served, contender.name, 64)
+        return dict.fromkeys(ROLES, Asked(model, contender.uri, ChatParams(20)))
+
+    return Evaluation(config, SinglePass(), ByName(), cast, folder, Reporter())
 
 
 def never() -> bool:
@@ -75,7 +91,9 @@ async def test_each_model_answers_each_problem_with_its_own_weights(tmp_path):
     assert by_model == SCORES_OF
     report = evaluation._reporter.report()
     assert report.step == report.total == 24
-    assert report.metrics == {"score": pytest.approx(5 / 7), "score:weak": 0.0}
+    strong = [row.score / 7 for row in evaluation.rows.values() if row.model == "strong"]
+    assert report.metrics["score"] == pytest.approx(sum(strong) / 12) and report.metrics["score:weak"] == 0.0
+    assert report.metrics["tokens/out"] > 0 and report.metrics["tokens/in"] > 0
 
 
 SCORES_OF = {"strong": {7, 3}, "weak": {0}}
@@ -86,16 +104,17 @@ async def test_a_stopped_evaluation_goes_on_with_what_is_missing(tmp_path):
         first = evaluation_in(tmp_path)
         with pytest.raises(Stopped):
             await asyncio.wait_for(first.run(lambda: len(first.rows) >= 6), 20)
-        done = len(server.requests)
-        with (tmp_path / "samples/evaluation.jsonl").open("a") as file:
+        with first.part.samples.open("a") as file:
             file.write('{"model": "strong", "probl')  # what a kill leaves
         second = evaluation_in(tmp_path)
         assert set(second.rows) == set(first.rows) and len(second.rows) >= 6
         await asyncio.wait_for(second.run(never), 20)
     assert len(second.rows) == 24
-    assert len(server.requests) <= 12 + (done - len(first.rows) // 2)
-    lines = (tmp_path / "samples/evaluation.jsonl").read_text().splitlines()
-    assert len({(r["model"], r["problem"], r["index"]) for r in map(json.loads, lines)}) == len(lines) == 24
+    assert len(server.requests) <= 24 + 4, "only what was in flight when it stopped is asked again"
+    rows = [json.loads(line) for line in first.part.samples.read_text().splitlines()]
+    assert len({(row["model"], row["problem"], row["index"]) for row in rows}) == len(rows) == 24
+    calls = [from_json(json.loads(line)) for line in first.part.calls.read_text().splitlines()]
+    assert len({call.key for call in calls if call.status is Status.ANSWERED}) == len(calls) == 24
 
 
 async def test_a_finished_evaluation_needs_no_server(tmp_path):

@@ -1,0 +1,175 @@
+"""Tokens that Adaptive needs for the score of the best fixed scaffold, on solvers and verifiers of known accuracy.
+
+    python -m bench.eval_adaptive [--quick]
+
+Every scaffold runs in several sizes on the same problems with the same simulated models. Bar: at the final score of
+each fixed scaffold that no other fixed one beats in both score and tokens, the one of the highest score first, the
+cheapest Adaptive that scores at least as much takes at least 30 % fewer tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.simulated import Judge, Solver, Verifier, World, is_right, problem_text
+from qednano.api.scaffold import Scaffold as Spec
+from qednano.data.schema import ProblemRow
+from qednano.evals.calls import Call, SampleKey, Spent
+from qednano.evals.lanes import Lanes
+from qednano.evals.scaffolds import scaffold_of
+from qednano.evals.tree import JUDGE, SOLVER, SUMMARISER, VERIFIER, Asked, Bench, BranchFailed, Node, Sample
+from qednano.llm.chat import ChatParams
+
+BAR = 0.30
+
+
+class Forgetful:
+    """A journal without a file."""
+
+    def __init__(self) -> None:
+        self.total = Spent()
+
+    def of(self, sample: SampleKey) -> list[Call]:
+        return []
+
+    def append(self, call: Call) -> None:
+        self.total.add(call)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Problems by their rates of success (rate: share), and how good verifier and judge are."""
+
+    name: str
+    rates: dict[float, float]
+    world: World
+
+    def problems(self, count: int) -> list[ProblemRow]:
+        rng = random.Random(self.name)
+        rates = rng.choices(list(self.rates), list(self.rates.values()), k=count)
+        return [ProblemRow(id=f"p{n}", problem=problem_text(f"p{n}", rate)) for n, rate in enumerate(rates)]
+
+
+MIXES = [
+    Mix("spread, good verifier", {0.02: 0.2, 0.15: 0.2, 0.4: 0.3, 0.8: 0.3}, World(0.9, 0.1, 0.9)),
+    Mix("spread, fair verifier", {0.02: 0.2, 0.15: 0.2, 0.4: 0.3, 0.8: 0.3}, World(0.8, 0.2, 0.8)),
+    Mix("hard, fair verifier", {0.0: 0.3, 0.05: 0.3, 0.2: 0.3, 0.6: 0.1}, World(0.8, 0.2, 0.8)),
+    Mix("half hopeless", {0.0: 0.5, 0.5: 0.5}, World(0.85, 0.15, 0.85)),
+    Mix("easy, lenient verifier", {0.3: 0.3, 0.7: 0.4, 0.9: 0.3}, World(0.95, 0.4, 0.75)),
+]
+FIXED: list[tuple[str, dict]] = [
+    ("SinglePass", {"type": "SinglePass"}),
+    ("ReasoningCache 3", {"type": "ReasoningCache"}),
+    *(
+        (f"VerifyRefine {n}x{v} {r}r", {"type": "VerifyRefine", "verifyRefine": {"pool": n, "verifications": v, "rounds": r}})
+        for n, v, r in [(2, 2, 0), (4, 2, 0), (4, 2, 1), (4, 4, 2), (8, 4, 1), (8, 4, 4), (16, 4, 2), (16, 8, 0)]
+    ),
+    *(
+        (f"RSA {n} {r}r b{b}", {"type": "RSA", "rsa": {"population": n, "rounds": r, "block": b}})
+        for n, r, b in [(4, 1, 2), (4, 2, 3), (8, 3, 3), (16, 3, 4)]
+    ),
+    *(
+        (f"Nomos {n}", {"type": "Nomos", "nomos": {"solutions": n, "perfect": n // 2, "top": 3 * n // 4}})
+        for n in (4, 8, 16, 32)
+    ),
+    *(
+        (f"SelfCheck {p} of {c}", {"type": "SelfCheck", "selfCheck": {"checks": c, "passes": p, "failures": f}})
+        for c, p, f in [(6, 1, 3), (10, 2, 5), (30, 3, 10), (30, 5, 10)]
+    ),
+    *(
+        (f"StaticAgent {n}x{i}", {"type": "StaticAgent", "staticAgent": {"approaches": n, "improvements": i}})
+        for n, i in [(2, 1), (3, 2), (6, 3)]
+    ),
+    ("PlanningAgent", {"type": "PlanningAgent"}),
+]  # fmt: skip
+WORTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Share of problems answered rightly, and tokens a problem."""
+
+    name: str
+    score: float
+    tokens: float
+
+
+async def measure(name: str, spec: dict, mix: Mix, problems: list[ProblemRow]) -> Measured:
+    scaffold = scaffold_of(Spec.model_validate(spec))
+    solver, verifier, judge = (
+        Asked(model, model.name, ChatParams(100_000)) for model in (Solver(mix.world), Verifier(mix.world), Judge(mix.world))
+    )  # fmt: skip
+    roles = {SOLVER: solver, VERIFIER: verifier, JUDGE: judge, SUMMARISER: solver}
+    journal = Forgetful()
+    bench = Bench(roles, Lanes(4096), journal, run_seed=1)  # type: ignore[arg-type]
+    right = 0
+    for start in range(0, len(problems), scaffold.cohort):
+        cohort = problems[start : start + scaffold.cohort]
+        solve = scaffold.begin(len(cohort))
+        outcomes = await asyncio.gather(*(_right(solve, bench, problem) for problem in cohort))
+        right += sum(outcomes)
+    return Measured(name, right / len(problems), journal.total.tokens / len(problems))
+
+
+async def _right(solve, bench: Bench, problem: ProblemRow) -> bool:
+    try:
+        solution = await solve(Node(Sample(bench, name_of := "simulated", problem, 0)))
+    except BranchFailed as failure:
+        raise AssertionError(f"{name_of}: {failure}") from failure
+    return is_right(solution.proof.text)
+
+
+def frontier(measured: list[Measured]) -> Iterator[Measured]:
+    """Those that no other one beats in both, the highest score first."""
+    for item in sorted(measured, key=lambda item: (-item.score, item.tokens)):
+        if not any(
+            (other.score >= item.score and other.tokens < item.tokens)
+            or (other.score > item.score and other.tokens <= item.tokens)
+            for other in measured
+        ):
+            yield item
+
+
+async def compare(mix: Mix, count: int) -> float:
+    """Prints all; returns the share of tokens saved at the score of the best fixed scaffold."""
+    problems = mix.problems(count)
+    fixed = [await measure(name, spec, mix, problems) for name, spec in FIXED]
+    ours = [
+        await measure(f"Adaptive worth {worth}", {"type": "Adaptive", "adaptive": {"worth": worth}}, mix, problems)
+        for worth in WORTHS
+    ]
+    print(f"\n{mix.name}: problems {mix.rates}, verifier {mix.world.if_right:g}/{mix.world.if_wrong:g}")
+    for item in sorted(fixed, key=lambda item: item.tokens) + ours:
+        print(f"  {item.name:26} score {item.score:6.1%}  {item.tokens:10,.0f} tokens a problem")
+    saved = []
+    for item in frontier(fixed):
+        as_good = [other for other in ours if other.score >= item.score]
+        if as_good:
+            best = min(as_good, key=lambda other: other.tokens)
+            saved.append(1 - best.tokens / item.tokens)
+            print(f"  at {item.score:.1%} of {item.name}: {best.name} ({best.score:.1%}) takes {saved[-1]:+.0%} fewer")
+        else:
+            saved.append(-1.0)
+            print(f"  at {item.score:.1%} of {item.name}: no Adaptive scores as much")
+    return saved[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer problems and the first mixes only")
+    quick = parser.parse_args().quick
+    mixes, count = (MIXES[:2], 256) if quick else (MIXES, 1024)
+    saved = {mix.name: asyncio.run(compare(mix, count)) for mix in mixes}
+    print()
+    for name, share in saved.items():
+        print(f"{name}: {share:.0%} fewer tokens than the best fixed scaffold at its score (bar {BAR:.0%})")
+    return 0 if min(saved.values()) >= BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""Adaptive: tokens go where they raise the expected score most.
+
+Each problem's proofs are tested one vote at a time, and a proof is accepted, dropped or tested on as the calibrated
+votes and the price of tokens say (`testing`). Samples of a cohort look at one another every few steps: what all votes
+taught of verifier and solver (`belief`) is shared, and the price of tokens is raised until what all are expected to
+spend fits what is left. A solved or hopeless problem stops early; an open one gets what the others leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qednano.api.scaffold import Adaptive as Options
+from qednano.evals.scaffolds.belief import Knowledge, Progress, Proved, believe, first_guess, learn
+from qednano.evals.scaffolds.interface import Solution, Solve, Stop, stop_of
+from qednano.evals.scaffolds.steps import Candidate, refine, solve, verify
+from qednano.evals.scaffolds.testing import REFINE, STOP, VOTE, WRITE, Costs, Table, table
+from qednano.evals.tree import BranchFailed, Node
+
+WRITING, REFINING, VOTING = "write", "refine", "vote"
+_DOUBLINGS = 16  # how far the price of tokens may rise over its first value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cohort goes by until its samples meet again. `price`: score (0 to 1) that a token must be worth."""
+
+    knowledge: Knowledge
+    price: float
+    tokens: dict[str, float]
+    going_on: frozenset[str]
+
+    @property
+    def table(self) -> Table:
+        """What each state is worth at this price."""
+        known = self.knowledge
+        return table(known.verifier, known.keep, known.mend, self.costs)
+
+    @property
+    def costs(self) -> Costs:
+        """Of each step, in score."""
+        return Costs(*(self.price * self.tokens[kind] for kind in (WRITING, REFINING, VOTING)))
+
+
+@dataclass
+class State:
+    """One sample: its proofs with their votes, in two views of the same order."""
+
+    node: Node
+    progress: Progress
+    candidates: list[Candidate] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)  # votes asked for, readable or not
+
+
+class Cohort:
+    """Samples that share what they learn and a budget of tokens (0: none); each is told the plan when all have come."""
+
+    def __init__(self, options: Options, samples: int, tokens: int) -> None:
+        self._options, self._tokens, self._active = options, tokens, samples
+        self._first = first_guess(float(options.pass_if_right), float(options.pass_if_wrong), float(options.solve_rate))
+        self._known = self._first
+        self._members: dict[str, Progress] = {}
+        self._waiting: dict[str, asyncio.Future[Plan]] = {}
+
+    async def meet(self, progress: Progress) -> Plan:
+        """Wait for all samples that are still at work."""
+        self._members[progress.key] = progress
+        self._waiting[progress.key] = asyncio.get_running_loop().create_future()
+        future = self._waiting[progress.key]
+        self._decide()
+        return await future
+
+    def leave(self, progress: Progress) -> None:
+        """A sample is done."""
+        self._members[progress.key] = progress
+        self._active -= 1
+        self._waiting.pop(progress.key, None)
+        self._decide()
+
+    def _decide(self) -> None:
+        if not self._waiting or len(self._waiting) < self._active:
+            return
+        members = [self._members[key] for key in sorted(self._members)]
+        plan = self.plan(members, sorted(self._waiting))
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_result(plan)
+
+    def plan(self, members: Sequence[Progress], waiting: Sequence[str]) -> Plan:
+        """What all know so far, and the lowest price of tokens at which those that wait fit what is left."""
+        self._known = knowledge = learn(members, self._first, self._known)
+        tokens = {kind: _mean_tokens(members, kind) for kind in (WRITING, REFINING, VOTING)}
+        tokens[WRITING] = tokens[WRITING] or 1.0
+        tokens[REFINING] = tokens[REFINING] or tokens[WRITING]
+        tokens[VOTING] = tokens[VOTING] or tokens[WRITING]
+        price = 1.0 / (self._options.worth * tokens[WRITING])
+        open_ones = [item for item in members if item.key in set(waiting)]
+        everyone = frozenset(waiting)
+        if not self._tokens:
+            return Plan(knowledge, price, tokens, everyone)
+        left = self._tokens - sum(sum(item.tokens.values()) for item in members)
+        for _ in range(_DOUBLINGS):
+            plan = Plan(knowledge, price, tokens, everyone)
+            if sum(_expected_tokens(item, plan) for item in open_ones) <= left:
+                return plan
+            price *= 2
+        return Plan(knowledge, price, tokens, frozenset(_affordable(open_ones, plan, left)))
+
+
+def _mean_tokens(members: Sequence[Progress], kind: str) -> float:
+    calls = sum(item.calls.get(kind, 0) for item in members)
+    return sum(item.tokens.get(kind, 0) for item in members) / calls if calls else 0.0
+
+
+def _expected_tokens(progress: Progress, plan: Plan) -> float:
+    solved = plan.table
+    beliefs = sorted((proof.belief for proof in progress.proofs), reverse=True) or [progress.rate]
+    place = progress.rate, beliefs[1] if len(beliefs) > 1 else 0.0, beliefs[0]
+    return sum(
+        solved.look(values, *place) * plan.tokens[kind]
+        for kind, values in ((WRITING, solved.writes), (REFINING, solved.refinements), (VOTING, solved.votes))
+    )
+
+
+def _affordable(open_ones: Sequence[Progress], plan: Plan, left: float) -> list[str]:
+    """Those that one more step pays most for, as many as are left tokens for."""
+    step = plan.tokens[WRITING] + plan.tokens[VOTING]
+    hopeful = sorted(open_ones, key=lambda item: (-(1 - item.best) * item.rate, item.key))
+    return [item.key for item in hopeful[: max(0, int(left // step))]]
+
+
+class Adaptive:
+    """The answer is the likeliest proof. `tokens`: what a sample may spend, as the mean of a cohort; 0 is no limit."""
+
+    def __init__(self, options: Options, tokens: int = 0) -> None:
+        self._options, self._tokens = options, tokens
+        self.cohort = options.cohort
+
+    def begin(self, samples: int) -> Solve:
+        """A cohort of so many samples, which share what they learn and their tokens."""
+        cohort = Cohort(self._options, samples, self._tokens * samples)
+
+        async def run(node: Node) -> Solution:
+            state = State(node, Progress("\x1f".join(map(str, node.sample.key))))
+            try:
+                return await self._solve(state, cohort)
+            finally:
+                cohort.leave(state.progress)
+
+        return run
+
+    async def _solve(self, state: State, cohort: Cohort) -> Solution:
+        await self._write(state, None)
+        try:
+            await self._vote(state, 0)
+            while True:
+                plan = await cohort.meet(state.progress)
+                if state.progress.key not in plan.going_on:
+                    return _answer(state, Stop.BUDGET)
+                for _ in range(self._options.steps):
+                    believe(state.progress, plan.knowledge)
+                    action, number = self._decide(state, plan)
+                    if action == STOP:
+                        return _answer(state, Stop.ACCEPTED if state.progress.best >= 0.5 else Stop.GAVE_UP)
+                    if action == VOTE:
+                        await self._vote(state, number)
+                    else:
+                        await self._write(state, number if action == REFINE else None)
+        except BranchFailed as failure:
+            state.node.note(f"stopped early: {failure}")
+            return _answer(state, stop_of(failure, Stop.ROUNDS))
+
+    def _decide(self, state: State, plan: Plan) -> tuple[int, int]:
+        """The action with the highest expected score less its price, and the proof that it is about."""
+        progress, proofs, known, solved = state.progress, state.progress.proofs, plan.knowledge, plan.table
+        best_value, choice = progress.best + 1e-9, (STOP, 0)
+        more = len(proofs) < self._options.max_proofs
+        if more:
+            value = solved.look(solved.value, progress.rate, progress.best, progress.rate) - plan.costs.write
+            if value > best_value:
+                best_value, choice = value, (WRITE, 0)
+        for number, proof in enumerate(proofs):
+            if not state.candidates[number].proof.text.strip():
+                continue
+            if more and state.candidates[number].reviews:
+                hope = proof.belief * known.keep + (1 - proof.belief) * progress.mended
+                value = solved.look(solved.value, progress.rate, progress.best, hope) - plan.costs.refine
+                if value > best_value:
+                    best_value, choice = value, (REFINE, number)
+            if state.asked[number] < self._options.max_votes:
+                value = self._vote_value(progress, number, known, solved) - plan.costs.vote
+                if value > best_value:
+                    best_value, choice = value, (VOTE, number)
+        return choice
+
+    def _vote_value(self, progress: Progress, number: int, known: Knowledge, solved: Table) -> float:
+        """What is expected after one more vote on a proof."""
+        proof = progress.proofs[number]
+        floor = max((other.belief for other in progress.proofs if other is not proof), default=0.0)
+        chance = proof.belief * known.verifier.if_right + (1 - proof.belief) * known.verifier.if_wrong
+        return sum(
+            share * solved.look(solved.value, progress.rate, floor, known.verifier.after(proof.belief, passed))
+            for passed, share in ((True, chance), (False, 1 - chance))
+        )
+
+    async def _write(self, state: State, source: int | None) -> None:
+        name = f"proof-{len(state.candidates)}"
+        if source is None:
+            proof = await solve(state.node, name)
+        else:
+            refined = state.candidates[source]
+            proof = await refine(state.node, refined, refined.harshest(2), name)
+        state.progress.count(WRITING if source is None else REFINING, proof.tokens)
+        state.candidates.append(Candidate(proof))
+        state.progress.proofs.append(Proved(source))
+        state.asked.append(0)
+
+    async def _vote(self, state: State, number: int) -> None:
+        candidate, proof = state.candidates[number], state.progress.proofs[number]
+        if not candidate.proof.text.strip():
+            proof.votes += 1  # nothing was stated: as good as a vote against it, and free
+            return
+        name = f"vote-{number}-{state.asked[number]}"
+        state.asked[number] += 1
+        before = state.node.sample.spent.tokens
+        try:
+            review = await verify(state.node, candidate.proof, name)
+        except BranchFailed as failure:
+            if stop_of(failure, Stop.ROUNDS) is Stop.BUDGET:
+                raise
+            state.node.note(f"a vote was lost: {failure}")
+            return
+        finally:
+            state.progress.count(VOTING, state.node.sample.spent.tokens - before)
+        candidate.reviews.append(review)
+        proof.votes += 1
+        proof.passed += review.score >= self._options.pass_score
+
+
+def _answer(state: State, stop: Stop) -> Solution:
+    beliefs = [proof.belief for proof in state.progress.proofs]
+    number = max(range(len(beliefs)), key=lambda item: (not state.candidates[item].proof.cut_off, beliefs[item], item))
+    return Solution(state.candidates[number].proof, stop, beliefs[number])
