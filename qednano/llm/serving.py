@@ -53,7 +53,7 @@ class Serving:
     url: str
     model: str
     version: int = 0
-    requests: int = 0
+    in_flight: int = 0
     answered: int = 0
 
 
@@ -83,12 +83,15 @@ class ModelServer:
         self._session: aiohttp.ClientSession
         self._loading = asyncio.Lock()
         self._loaded: _Published | None = None
+        self._broken: asyncio.Future[None]
 
     async def run(self, host: str, port: int, stopping: Callable[[], bool]) -> None:
         """Serve until `stopping()`; raises EngineFailed when vLLM dies or weights can't be loaded."""
         no_limit = aiohttp.ClientTimeout(total=None, sock_connect=10)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=no_limit) as self._session:
-            runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=0.5)
+            self._broken = asyncio.get_running_loop().create_future()
+            # A client that goes away cancels its handler, which drops the request to vLLM, which stops generating.
+            runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
             await runner.setup()
             try:
                 await web.TCPSite(runner, host, port).start()
@@ -108,10 +111,11 @@ class ModelServer:
     async def _supervise(self, stopping: Callable[[], bool]) -> None:
         self._reporter.update(stage="Loading", unit="request", message=f"vLLM loads {self.serving.model}")
         await self.engine.start()
-        tasks = [
+        tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(self._serve()),
             asyncio.create_task(self.engine.ended()),
             asyncio.create_task(_until(stopping)),
+            self._broken,
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -199,8 +203,16 @@ class ModelServer:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if not self.ready:
             return web.json_response({"error": "the model is not loaded yet"}, status=503, headers={"Retry-After": "1"})
+        self.serving.in_flight += 1
+        try:
+            response = await self._ask_engine(request)
+        finally:
+            self.serving.in_flight -= 1
+        self.serving.answered += 1
+        return response
+
+    async def _ask_engine(self, request: web.Request) -> web.StreamResponse:
         start, model = self.serving.version, self.serving.model
-        self.serving.requests += 1
         body = await request.read()
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         try:
@@ -208,22 +220,29 @@ class ModelServer:
                 request.method, self.engine.url + request.path, data=body or None, headers=headers
             ) as answer:
                 if answer.content_type == "text/event-stream":
-                    return await self._stream(request, answer, start)
+                    return await self._stream(request, answer, start, model)
                 payload = await answer.read()
         except aiohttp.ClientError as error:
             return web.json_response({"error": f"vLLM does not answer: {error}"}, status=502)
-        self.serving.answered += 1
         stamps = {VERSION_START: str(start), VERSION_END: str(self.serving.version), MODEL: quote(model)}
         return web.Response(body=payload, status=answer.status, content_type=answer.content_type, headers=stamps)
 
-    async def _stream(self, request: web.Request, answer: aiohttp.ClientResponse, start: int) -> web.StreamResponse:
-        """Server-sent events as they come; only the version at the start is known when headers are sent."""
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", VERSION_START: str(start)})
+    async def _stream(
+        self, request: web.Request, answer: aiohttp.ClientResponse, start: int, model: str
+    ) -> web.StreamResponse:
+        """Server-sent events as they come. A comment before each chunk says which weights have been in use by then."""
+        headers = {"Content-Type": "text/event-stream", VERSION_START: str(start), MODEL: quote(model)}
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
+        said, whole = start, True
         async for chunk in answer.content.iter_any():
+            # between events only: an event may come in several chunks
+            if whole and said != self.serving.version:
+                said = self.serving.version
+                await response.write(version_comment(said))
+            whole = chunk.endswith(b"\n\n")
             await response.write(chunk)
         await response.write_eof()
-        self.serving.answered += 1
         return response
 
     async def _load_other(self, request: web.Request) -> web.Response:
@@ -237,10 +256,24 @@ class ModelServer:
             why = difference(Path(self.serving.model), Path(uri))
             if why:
                 return web.json_response({"error": why}, status=409)
-            await self._load(uri, self.serving.version + 1)
-            self.serving.model = uri
-            announce(self.run_dir, self._record())
+            try:
+                # A switch begun is carried through, also when the one who asked has gone: half of it would be neither.
+                await asyncio.shield(asyncio.ensure_future(self._switch(uri)))
+            except EngineFailed as error:
+                return web.json_response({"error": str(error)}, status=500)
         return web.json_response({"model": uri, "version": self.serving.version})
+
+    async def _switch(self, uri: str) -> None:
+        """Serve another model; when that fails the engine has undefined weights and this server ends."""
+        try:
+            await self._load(uri, self.serving.version + 1)
+        except EngineFailed as error:
+            self.ready = False
+            if not self._broken.done():
+                self._broken.set_exception(error)
+            raise
+        self.serving.model = uri
+        announce(self.run_dir, self._record())
 
     # -- what is told to others -----------------------------------------------------------------------------------
 
@@ -253,9 +286,14 @@ class ModelServer:
         self._reporter.update(
             stage="Serving",
             step=serving.answered,
-            metrics={"version": serving.version, "inFlight": serving.requests - serving.answered},
+            metrics={"version": serving.version, "inFlight": serving.in_flight},
             message=f"serving version {serving.version} of {serving.model}",
         )
+
+
+def version_comment(version: int) -> bytes:
+    """A comment of an event stream, which other clients pass over: the weights in use from here on."""
+    return f": {VERSION_END} {version}\n\n".encode()
 
 
 async def _until(stopping: Callable[[], bool]) -> None:

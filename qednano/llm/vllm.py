@@ -62,6 +62,8 @@ def command(options: VllmOptions) -> list[str]:
         "--logprobs-mode": "processed_logprobs",
         # generation_config.json may hold top-k and penalties that would silently change the policy
         "--generation-config": "vllm",
+        # chunks of a streamed answer: enough to go on from when a server dies, few enough to cost nothing
+        "--stream-interval": "64",
         "--worker-extension-cls": "qednano.llm.vllm_worker.WeightReload",
     }
     # No prefix cache: after a weight update it would mix keys and values of two policies.

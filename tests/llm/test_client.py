@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from qednano.errors import Unavailable
+from qednano.llm.chat import ChatParams
 from qednano.llm.client import LlmClient, RequestRefused, RetryPolicy, SamplingParams, written_proof
 
 FAST = RetryPolicy(tries=4, first=0.01, longest=0.02, longest_retry_after=0.3)
@@ -172,9 +173,9 @@ async def test_chat_answers_carry_text_and_price():
         "usage": {"prompt_tokens": 7, "completion_tokens": 2},
     }
     async with endpoint(says(body)) as (server, url), LlmClient(url, retry=FAST) as client:
-        answer = await client.chat([{"role": "user", "content": "Prove."}], SamplingParams(9), extra={"effort": "low"})
+        answer = await client.chat([{"role": "user", "content": "Prove."}], ChatParams(9))
     assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("QED", 7, 2)
-    assert server.requests[0][1]["effort"] == "low"
+    assert server.requests[0][1]["max_tokens"] == 9
 
 
 def test_backoff_doubles_up_to_its_limit_with_full_jitter():
