@@ -101,9 +101,8 @@ class Measured:
 
 async def measure(name: str, spec: dict, mix: Mix, problems: list[ProblemRow]) -> Measured:
     scaffold = scaffold_of(Spec.model_validate(spec))
-    solver, verifier, judge = (
-        Asked(model, model.name, ChatParams(100_000)) for model in (Solver(mix.world), Verifier(mix.world), Judge(mix.world))
-    )  # fmt: skip
+    models = Solver(mix.world), Verifier(mix.world), Judge(mix.world)
+    solver, verifier, judge = (Asked(model, model.name, ChatParams(100_000)) for model in models)
     roles = {SOLVER: solver, VERIFIER: verifier, JUDGE: judge, SUMMARISER: solver}
     journal = Forgetful()
     bench = Bench(roles, Lanes(4096), journal, run_seed=1)  # type: ignore[arg-type]
