@@ -181,10 +181,11 @@ def _drawn(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions group by group in the order of the draw, and where each group starts in them (and the last ends).
 
-    Texts come sorted by hash, and a group's root is its first text, so roots are in the order of the draw.
+    Texts come sorted by hash, and a group's root is its first text, so roots are in the order of the draw, whatever the
+    order of the rows.
     """
     roots = forest.roots()
-    ranked = np.lexsort((first, roots))
+    ranked = np.argsort(roots, kind="stable")
     roots = roots[ranked]
     edges = np.flatnonzero(np.r_[True, roots[1:] != roots[:-1], True]) if len(roots) else np.array([0])
     return first[ranked], edges
