@@ -17,11 +17,8 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 LONGEST_FORMULA = 10_000  # characters; what is longer stays text
-ENVIRONMENTS = frozenset(
-    f"{name}{star}"
-    for name in ("align", "aligned", "alignat", "cases", "eqnarray", "equation", "gather", "gathered", "multline", "split")
-    for star in ("", "*")
-)  # fmt: skip
+_NAMES = "align aligned alignat cases eqnarray equation gather gathered multline split"
+ENVIRONMENTS = frozenset(f"{name}{star}" for name in _NAMES.split() for star in ("", "*"))
 _OPENING = re.compile(r"\\begin\{([a-z]+\*?)\}|\\[\[(]|\\.|\$\$?|`+|^ {0,3}~{3,}", re.DOTALL | re.MULTILINE)
 _MARK = re.compile("\ue000(\\d+)\ue001")
 _OURS = dict.fromkeys((0xE000, 0xE001))  # private characters that stand for a formula until Markdown is done
