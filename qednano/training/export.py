@@ -82,13 +82,18 @@ def _folder_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def exported_steps(run_dir: Path) -> list[int]:
+    """Steps whose export is complete, in order."""
+    found = [path.parent.name.removeprefix("step-") for path in (run_dir / "exports").glob("step-*/manifest.json")]
+    return sorted(int(digits) for digits in found if digits.isdigit())
+
+
 def prune_exports(run_dir: Path, kept: list[Path], wanted: set[int]) -> None:
     """Remove exports whose checkpoint is gone, but for the `wanted` steps."""
     stay = {step_of(folder) for folder in kept} | wanted
-    for folder in (run_dir / "exports").glob("step-*"):
-        digits = folder.name.removeprefix("step-")
-        if digits.isdigit() and int(digits) not in stay:
-            shutil.rmtree(folder, ignore_errors=True)
+    for step in exported_steps(run_dir):
+        if step not in stay:
+            shutil.rmtree(export_folder(run_dir, step), ignore_errors=True)
 
 
 def main(arguments: list[str]) -> int:

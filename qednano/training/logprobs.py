@@ -11,24 +11,50 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}  # logits held at once: 32 MiB in fp32, or 512 MiB
+CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}  # logits held at once: 128 MiB in fp32, or 512 MiB
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """A chunk's logits in fp32, in a buffer of their own."""
-    logits = (hidden @ weight.T).float()
-    return logits if temperature == 1 else logits.div_(temperature)
+class _Workspace:
+    """Room for one chunk's logits, used for every chunk: fresh memory would cost more to map than to fill."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, tokens: int, chunk: int, temperature: float) -> None:
+        self.hidden, self.weight, self.temperature = hidden, weight, temperature
+        shape = (min(chunk, tokens), weight.shape[0])
+        self._wide = torch.empty(shape, dtype=torch.float32, device=hidden.device)
+        self._second: Tensor | None = None
+        self._narrow = self._wide if hidden.dtype == torch.float32 else hidden.new_empty(shape)
+
+    def shifted(self, part: slice) -> Tensor:
+        """Logits of a chunk less their maximum, in fp32."""
+        hidden = self.hidden[part]
+        wide, narrow = self._wide[: len(hidden)], self._narrow[: len(hidden)]
+        torch.mm(hidden, self.weight.T, out=narrow)
+        if narrow is not wide:
+            wide.copy_(narrow)
+        if self.temperature != 1:
+            wide.div_(self.temperature)
+        return wide.sub_(wide.amax(-1, keepdim=True))
+
+    def exp(self, z: Tensor) -> Tensor:
+        """e^z, beside z."""
+        if self._second is None:
+            self._second = torch.empty_like(self._wide)
+        return torch.exp(z, out=self._second[: len(z)])
+
+    def narrow(self, grad: Tensor) -> Tensor:
+        """A gradient in the type of the model."""
+        return grad if self._narrow is self._wide else self._narrow[: len(grad)].copy_(grad)
 
 
-def _reduce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _reduce(space: _Workspace, part: slice, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probs and entropies of a chunk in one pass; also log Z and e^z, z being logits less their maximum and Z the
-    sum of e^z.  log p_y = z_y - log Z,  H = log Z - sum(e^z z) / Z.  `logits` becomes z.
+    sum of e^z.  log p_y = z_y - log Z,  H = log Z - sum(e^z z) / Z.
     """
-    z = logits.sub_(logits.amax(-1, keepdim=True))
-    at_target = z.gather(1, targets[:, None]).squeeze(1)
-    exp = z.exp()
+    z = space.shifted(part)
+    exp = space.exp(z)
     total = exp.sum(-1)
     log_total = total.log()
+    at_target = z.gather(1, targets[part, None]).squeeze(1)
     return at_target - log_total, log_total - torch.linalg.vecdot(exp, z) / total, log_total, exp
 
 
@@ -40,11 +66,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # an entropy that is only shown costs nothing in the backward pass
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy, log_total = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        space = _Workspace(hidden, weight, len(targets), chunk, temperature)
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            found = _reduce(_logits(hidden[part], weight, temperature), targets[part])
-            logprobs[part], entropy[part], log_total[part] = found[:3]
-            del found  # e^z would live on beside the next chunk's
+            logprobs[part], entropy[part], log_total[part], _ = _reduce(space, part, targets)
         ctx.save_for_backward(hidden, weight, targets, log_total, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
         return logprobs, entropy
@@ -52,24 +77,23 @@ class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, targets, log_total, entropy = ctx.saved_tensors
-        grad_logprobs, grad_entropy = grads
-        grad_hidden, grad_weight = _new_gradients(hidden, weight, ctx.needs_input_grad)
+        by_logprobs, by_entropy = grads
+        gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
+        space = _Workspace(hidden, weight, len(targets), ctx.chunk, ctx.temperature)
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            log_p = _logits(hidden[part], weight, ctx.temperature)
-            log_p.sub_(log_p.amax(-1, keepdim=True)).sub_(log_total[part, None])
+            z, one_over_total = space.shifted(part), log_total[part, None].neg().exp()
             # d log p_y / dz = onehot(y) - p;  dH / dz = -p (log p + H)
-            factor = None if grad_logprobs is None else -grad_logprobs[part, None]
-            if grad_entropy is None:
-                grad = log_p.exp_().mul_(factor if factor is not None else 0.0)
+            if by_entropy is None:
+                grad = z.exp_().mul_(-by_logprobs[part, None] * one_over_total)  # type: ignore[index]
             else:
-                p = log_p.exp()
-                grad = log_p.add_(entropy[part, None]).mul_(-grad_entropy[part, None])
-                grad = (grad if factor is None else grad.add_(factor)).mul_(p)
-            if grad_logprobs is not None:
-                grad.scatter_add_(1, targets[part, None], grad_logprobs[part, None])
-            _add_gradients(grad, hidden, weight, part, ctx.temperature, grad_hidden, grad_weight)
-        return (*_cast(grad_hidden, grad_weight, hidden, weight), None, None, None)
+                p = space.exp(z).mul_(one_over_total)
+                grad = z.add_((entropy - log_total)[part, None]).mul_(-by_entropy[part, None])
+                grad = (grad if by_logprobs is None else grad.sub_(by_logprobs[part, None])).mul_(p)
+            if by_logprobs is not None:
+                grad.scatter_add_(1, targets[part, None], by_logprobs[part, None])
+            gradients.add(space, grad, part)
+        return (*gradients.cast(), None, None, None)
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -87,16 +111,15 @@ class _LinearLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy = torch.empty_like(logprobs)
-        grad_hidden, grad_weight = _new_gradients(hidden, weight, ctx.needs_input_grad)
+        gradients = _Gradients(hidden, weight, ctx.needs_input_grad)
+        space = _Workspace(hidden, weight, len(targets), chunk, temperature)
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            logits = _logits(hidden[part], weight, temperature)
-            logprobs[part], entropy[part], log_total, exp = _reduce(logits, targets[part])
-            del logits
+            logprobs[part], entropy[part], log_total, exp = _reduce(space, part, targets)
             wanted = coefficients[part, None]
             grad = exp.mul_(-wanted * log_total.neg().exp()[:, None]).scatter_add_(1, targets[part, None], wanted)
-            _add_gradients(grad, hidden, weight, part, temperature, grad_hidden, grad_weight)
-        ctx.save_for_backward(coefficients, *_cast(grad_hidden, grad_weight, hidden, weight))
+            gradients.add(space, grad, part)
+        ctx.save_for_backward(coefficients, *gradients.cast())
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
@@ -109,40 +132,29 @@ class _LinearLogProbs(torch.autograd.Function):
         return hidden, weight, None, None, None, None
 
 
-def _new_gradients(hidden: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, Tensor | None]:
-    """Room for the gradients: of hidden as it is, of the weight in fp32; None where not needed (frozen weights)."""
-    return (
-        torch.empty_like(hidden) if needed[0] else None,
-        torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None,
-    )
+class _Gradients:
+    """Gradients by hidden, in its own type, and by the weight, added up in fp32; None where not needed."""
 
+    def __init__(self, hidden: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> None:
+        self.dtype = weight.dtype
+        self.by_hidden = torch.empty_like(hidden) if needed[0] else None
+        self.by_weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
 
-def _add_gradients(
-    grad: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    part: slice,
-    temperature: float,
-    grad_hidden: Tensor | None,
-    grad_weight: Tensor | None,
-) -> None:
-    """Carry a chunk's gradient by its logits on to hidden and weight."""
-    if temperature != 1:
-        grad.div_(temperature)
-    grad = grad.to(hidden.dtype)
-    if grad_hidden is not None:
-        torch.mm(grad, weight, out=grad_hidden[part])
-    if grad_weight is not None:
-        if grad.dtype == torch.float32:
-            grad_weight.addmm_(grad.T, hidden[part])
-        else:
-            grad_weight += grad.T @ hidden[part]
+    def add(self, space: _Workspace, grad: Tensor, part: slice) -> None:
+        """Carry on a chunk's gradient by its logits."""
+        if space.temperature != 1:
+            grad.div_(space.temperature)
+        grad = space.narrow(grad)
+        if self.by_hidden is not None:
+            torch.mm(grad, space.weight, out=self.by_hidden[part])
+        if self.by_weight is not None and grad.dtype == torch.float32:
+            self.by_weight.addmm_(grad.T, space.hidden[part])
+        elif self.by_weight is not None:
+            self.by_weight += grad.T @ space.hidden[part]
 
-
-def _cast(
-    grad_hidden: Tensor | None, grad_weight: Tensor | None, hidden: Tensor, weight: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
+    def cast(self) -> tuple[Tensor | None, Tensor | None]:
+        """Both, in the types of what they are gradients of."""
+        return self.by_hidden, None if self.by_weight is None else self.by_weight.to(self.dtype)
 
 
 def chunked_logprobs(
@@ -159,7 +171,7 @@ def chunked_logprobs(
     that the loss will be a multiple of sum(coefficients * log-probs), and the backward pass is nearly free. The
     entropies carry no gradient then.
     """
-    chunk = chunk or max(1, CHUNK_LOGITS.get(hidden.device.type, 1 << 23) // weight.shape[0])
+    chunk = chunk or max(1, CHUNK_LOGITS.get(hidden.device.type, 1 << 25) // weight.shape[0])
     if coefficients is not None and torch.is_grad_enabled():
         found = _LinearLogProbs.apply(hidden, weight, targets, temperature, chunk, coefficients)  # type: ignore[no-untyped-call]
     else:

@@ -23,7 +23,7 @@ from qednano.job import JobContext, Outcome
 from qednano.plan.evaluations import chooses
 from qednano.training.checkpoint import Checkpoint, Checkpoints, step_of
 from qednano.training.engine import EngineConfig, LossFunction, StepReport, TrainingEngine, join_ranks
-from qednano.training.export import export_checkpoint, prune_exports, write_origin
+from qednano.training.export import export_checkpoint, exported_steps, prune_exports, write_origin
 from qednano.training.flops import peak_flops
 from qednano.training.lora import LoraConfig
 from qednano.training.model import PolicyOptions, check_model_folder, load_policy, load_tokenizer, write_model_folder
@@ -54,6 +54,7 @@ class Session:
         """Load the newest checkpoint that verifies; None when the run starts from its model."""
         if self.engine.rank == 0:
             self.checkpoints.sweep()
+            self.context.reporter.update(exports=exported_steps(self.context.run_dir))
         checkpoint = self.checkpoints.newest()
         if checkpoint is not None:
             self.engine.load(checkpoint.folder)
@@ -140,9 +141,9 @@ class Session:
         run_dir, step = self.context.run_dir, step_of(checkpoint)
         if self.policy.export or self._evaluated(step):
             export_checkpoint(run_dir, checkpoint)
-            self.context.reporter.update(metrics={"exportedStep": step})
-        evaluated = {step for step in range(step + 1) if self._evaluated(step)}
+        evaluated = {step for step in exported_steps(run_dir) if self._evaluated(step)}
         prune_exports(run_dir, kept, evaluated)
+        self.context.reporter.update(exports=exported_steps(run_dir))
 
     def _evaluated(self, step: int) -> bool:
         """Whether an evaluation of the spec is of this step."""

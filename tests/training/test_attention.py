@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from qednano.training.attention import BLOCK_MASK, SEGMENTS, block_mask, segments
+from qednano.errors import ConfigError
+from qednano.training.attention import BLOCK_MASK, FLASH, FLEX, SEGMENTS, block_mask, choose_attention, segments
 from qednano.training.model import PolicyOptions, load_policy
 from qednano.training.packing import Document, collate
 
@@ -40,11 +41,34 @@ def alone(folder, docs, temperature=1.0):
     return logprobs.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK])
-def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name):
+def varlen_on_a_cpu(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """What torch.nn.attention.varlen.varlen_attn says it computes, plainly; the real one needs a GPU."""
+    assert window_size == (-1, 0) and cu_seq_q.dtype == torch.int32
+    bounds = cu_seq_q.tolist()
+    assert max(b - a for a, b in zip(bounds, bounds[1:], strict=False)) == max_q == max_k
+    outs = []
+    for a, b in zip(bounds, bounds[1:], strict=False):
+        q, k, v = (x[a:b].transpose(0, 1)[None] for x in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa
+        )
+        outs.append(out[0].transpose(0, 1))
+    return torch.cat(outs)
+
+
+def policy_with(folder, name, monkeypatch):
+    """A policy that attends in the given way, with the GPU's kernel stood in for."""
+    if name == FLASH:
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_a_cpu)
+        monkeypatch.setattr("qednano.training.attention.choose_attention", lambda *_: FLASH)
+    return load_policy(folder, dtype=torch.float32, options=PolicyOptions(attention=name))
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
+def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name, monkeypatch):
     docs = documents()
     expected, expected_grads = alone(model_folder, docs, temperature=0.8)
-    policy = load_policy(model_folder, dtype=torch.float32, options=PolicyOptions(attention=name))
+    policy = policy_with(model_folder, name, monkeypatch)
     logprobs, _ = policy(collate(docs), 0.8)
     (logprobs.sum() / 50).backward()
     torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=1e-5)
@@ -56,10 +80,30 @@ def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name):
         )
 
 
-@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK])
-def test_a_change_in_one_document_changes_no_other(model_folder, name):
+def test_flex_attention_agrees_in_the_forward_pass(model_folder):
+    """Its backward pass exists on GPUs only, where bench/gpu_sft.py compares the gradients too."""
     docs = documents()
-    policy = load_policy(model_folder, dtype=torch.float32, options=PolicyOptions(attention=name))
+    with torch.no_grad():
+        expected, _ = load_policy(model_folder, dtype=torch.float32)(collate(docs))
+        options = PolicyOptions(attention=FLEX)
+        found, _ = load_policy(model_folder, dtype=torch.float32, options=options)(collate(docs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_way_to_attend_is_chosen_by_device_and_refused_where_it_cannot_work():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert choose_attention("Auto", cpu, torch.float32) == SEGMENTS
+    assert choose_attention("Auto", gpu, torch.bfloat16) == FLASH
+    assert choose_attention("Auto", gpu, torch.float32) == SEGMENTS
+    assert choose_attention("Flex", cpu, torch.float32) == FLEX
+    with pytest.raises(ConfigError, match="attention is Flash, which needs a CUDA GPU and precision bf16; this is cpu"):
+        choose_attention("Flash", cpu, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
+def test_a_change_in_one_document_changes_no_other(model_folder, name, monkeypatch):
+    docs = documents()
+    policy = policy_with(model_folder, name, monkeypatch)
     changed = [Document([5] * len(d.tokens), d.weights, index=d.index) if d.index == 1 else d for d in docs]
     with torch.no_grad():
         before, after = policy(collate(docs))[0], policy(collate(changed))[0]

@@ -7,7 +7,7 @@ import pytest
 
 from qednano.data.schema import ProblemRow, to_table
 from qednano.errors import ConfigError, DataError
-from qednano.training.examples import DataOrder, Pair, documents, read_pairs, tokenise
+from qednano.training.examples import DataOrder, Pair, Source, documents, hold_out, read_pairs, tokenise
 from qednano.training.model import load_tokenizer
 
 
@@ -91,3 +91,68 @@ def test_an_epoch_shows_each_example_once_and_the_order_can_be_taken_up_anywhere
     for position, batch in reversed(batches):
         assert DataOrder(lengths, batch_tokens=12, seed=4).batch(position) == batch
     assert DataOrder(lengths, 12, seed=5).batch(0) != batches[0][1]
+
+
+THINKING = """{%- for m in messages %}{{- '<|user|>' + m['content'] if m['role'] == 'user' else '<|assistant|><think>\n'
++ m.get('reasoning_content', '') + '\n</think>\n\n' + m['content'] + '<|end|>' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|><think>\n' }}{%- endif %}"""
+
+
+@pytest.mark.parametrize("template", ["thinks", "plain"])
+def test_reasoning_is_learned_with_the_proof(tokenizer, template):
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    if template == "thinks":  # like Qwen3-Thinking's: a place for reasoning, and a prompt that already opens it
+        other.chat_template = THINKING
+    (example,) = tokenise([Pair("Prove 1 | 2.", "So 1 | 2.", "2 = 2 1")], other, 256).items
+    answer = other.decode(example.tokens[example.prompt_length : -1])
+    opening = "" if template == "thinks" else "<think>\n"
+    assert answer == f"{opening}2 = 2 1\n</think>\n\nSo 1 | 2."
+    assert example.tokens[-1] == other.eos_token_id
+
+
+def test_a_template_that_drops_reasoning_is_refused(tokenizer):
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = (
+        "{% for m in messages %}{{ '<|user|>' + m['content'] if m['role'] == 'user' else '<|assistant|>' + "
+        "m['content'].split('</think>')[-1].strip() + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    with pytest.raises(ConfigError, match="leaves out the reasoning"):
+        tokenise([Pair("a", "b", "thought")], other, 256)
+
+
+def test_lengths_are_told_before_cutting(tokenizer):
+    numbers = tokenise([Pair("a" * 10, "b" * 50), Pair("a" * 40, "b"), Pair("a", "b")], tokenizer, 30).statistics()
+    assert numbers["truncatedProofs"] == 1 and numbers["leftOutProofs"] == 1 and numbers["proofs"] == 2
+    assert numbers["lengthMax"] > 60 and numbers["tokensPerEpoch"] < 60
+
+
+def test_problems_held_out_are_trained_on_by_none_of_their_solutions():
+    pairs = [Pair(f"p{number % 7}", f"s{number}") for number in range(21)]
+    kept, held = hold_out(pairs, 2, seed=3)
+    assert len(held) == 6 and not {p.problem for p in kept} & {p.problem for p in held}
+    assert (kept, held) == hold_out(pairs, 2, seed=3)
+    with pytest.raises(ConfigError, match="holdOut is 7, and the dataset has 7 problems"):
+        hold_out(pairs, 7, seed=3)
+
+
+def test_a_mixture_shows_each_source_by_its_weight_and_nothing_twice_before_all_once():
+    sources = [Source(10), Source(8, 0.5), Source(3, 2.0)]
+    order = DataOrder([1] * 21, batch_tokens=5, seed=1, sources=sources, epochs=2)
+    assert order.per_epoch == 10 + 4 + 6
+    seen, position = [], 0
+    while batch := order.batch(position):
+        assert DataOrder([1] * 21, 5, 1, sources, 2).batch(position) == batch
+        seen += batch
+        position += len(batch)
+    assert len(seen) == 40 and order.steps() == 8
+    first, second = seen[:20], seen[20:]
+    for epoch in (first, second):
+        assert sorted(i for i in epoch if i < 10) == list(range(10))
+        assert sorted(i for i in epoch if i >= 18) == [18, 18, 19, 19, 20, 20]
+    halves = [[i for i in epoch if 10 <= i < 18] for epoch in (first, second)]
+    assert sorted(halves[0] + halves[1]) == list(range(10, 18))

@@ -47,6 +47,39 @@ def test_ranks_share_all_documents_in_equally_many_micro_batches(ranks):
     assert max(loads) - min(loads) <= 128
 
 
+def proof_lengths(seed: int, count: int) -> list[int]:
+    """Lengths as reasoning models' proofs have them: log-normal about 12,000 tokens, cut at 49,152."""
+    rng = random.Random(seed)
+    return [min(49_152, max(200, int(rng.lognormvariate(9.4, 0.8)))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_goes_through_the_model_holds_no_padding_and_rows_are_full(seed):
+    sizes = proof_lengths(seed, 400)
+    dealt = deal(sizes, sequence_length=49_152, micro_batch_tokens=49_152)
+    micros = [micro for micro in dealt[0] if micro]
+    batches = [collate([Document([1] * sizes[i], [1.0] * sizes[i]) for i in micro]) for micro in micros[:3]]
+    assert [batch.tokens for batch in batches] == [sum(sizes[i] for i in micro) for micro in micros[:3]]
+    assert sum(sizes) / (49_152 * len(micros)) >= 0.98
+
+
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_ranks_are_balanced_by_cost_not_by_tokens(ranks):
+    """Attention is quadratic: as many tokens in one long document cost more than in many short ones."""
+
+    def cost(length: int) -> float:
+        return length * (1 + length / 20_000)  # about a 4B model's
+
+    sizes = proof_lengths(5, 300)
+    dealt = deal(sizes, sequence_length=49_152, micro_batch_tokens=65_536, ranks=ranks, cost=cost)
+    spent = [[sum(cost(sizes[i]) for i in micro) for micro in share] for share in dealt]
+    totals = [sum(share) for share in spent]
+    assert max(totals) / (sum(totals) / ranks) <= 1.02
+    # Ranks wait for one another in each micro-batch when parameters are gathered (ZeRO-3): those must be alike too.
+    waited = sum(max(at_once) for at_once in zip(*spent, strict=True))
+    assert waited / (sum(totals) / ranks) <= 1.1
+
+
 def test_a_rank_without_documents_gets_empty_micro_batches():
     assert deal([5], sequence_length=8, micro_batch_tokens=8, ranks=2) == [[[0]], [[]]]
 
