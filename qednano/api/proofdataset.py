@@ -20,6 +20,15 @@ from qednano.api.common import (
     exactly_one_rule,
     rule,
 )
+from qednano.api.data_stages import (
+    CurriculumStage,
+    DifficultyStage,
+    GenerateStage,
+    GradeStage,
+    LlmFilterStage,
+    RubricStage,
+    SelectStage,
+)
 from qednano.api.language import SecretKey
 
 Column = Annotated[str, StringConstraints(max_length=120)]
@@ -145,7 +154,19 @@ class Source(ApiModel):
         return self
 
 
-STAGE_FIELDS = ("normalise", "filter", "deduplicate", "decontaminate")
+STAGE_FIELDS = (
+    "normalise",
+    "filter",
+    "deduplicate",
+    "decontaminate",
+    "llm_filter",
+    "rubrics",
+    "generate",
+    "grade",
+    "select",
+    "difficulty",
+    "curriculum",
+)
 
 
 class NormaliseStage(ApiModel):
@@ -271,6 +292,13 @@ class Stage(ApiModel):
     filter: FilterStage | None = Field(default=None, description="Rows that rules drop.")
     deduplicate: DeduplicateStage | None = Field(default=None, description="One row of every problem.")
     decontaminate: DecontaminateStage | None = Field(default=None, description="Nothing of these benchmarks.")
+    llm_filter: LlmFilterStage | None = Field(default=None, description="Rows that a language model's verdict drops.")
+    rubrics: RubricStage | None = Field(default=None, description="Marking schemes by a language model.")
+    generate: GenerateStage | None = Field(default=None, description="Proofs by a teacher, as candidates.")
+    grade: GradeStage | None = Field(default=None, description="Scores of the candidates.")
+    select: SelectStage | None = Field(default=None, description="The best candidates as solutions.")
+    difficulty: DifficultyStage | None = Field(default=None, description="How often a given model solves each problem.")
+    curriculum: CurriculumStage | None = Field(default=None, description="Bands, mix and order by difficulty.")
 
     @model_validator(mode="after")
     def _one(self) -> Stage:

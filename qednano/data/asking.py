@@ -17,10 +17,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from qednano.api.data_stages import Budget, WhenSpent
+from qednano.api.data_stages import Budget as BudgetSpec
+from qednano.api.data_stages import WhenSpent
 from qednano.data.answers import Answers, Recorded, Usage, key_of
-from qednano.data.purse import Purse
 from qednano.errors import ConfigError, DataError, Unavailable
+from qednano.llm.budget import Budget, BudgetSpent, Spent
 from qednano.llm.chat import ChatAnswer, ChatModel, ChatParams, Message
 from qednano.llm.client import RequestRefused
 
@@ -86,6 +87,10 @@ def usage_of_answer(answer: ChatAnswer) -> Usage:
     return Usage(1, answer.prompt_tokens, answer.completion_tokens, answer.cost)
 
 
+def _spent_by(usage: Usage) -> Spent:
+    return Spent(usage.tokens, usage.cost, usage.unpriced)
+
+
 def metered(models: Mapping[str, ChatModel]) -> dict[str, ChatModel]:
     """All of them, each metered."""
     return {field: Metered(model) for field, model in models.items()}
@@ -128,17 +133,20 @@ async def ask_all(
     *,
     total: int,
     in_flight: int,
-    budget: Budget,
+    budget: BudgetSpec,
     guess: Usage,
+    stage: str,
     check: Callable[[Progress], None],
 ) -> Progress:
     """Ask for every unit that hasn't ended yet, `in_flight` at once; `rows` is read no faster than that.
 
-    `guess` is what a unit may cost at most, to keep the budget until some have ended and their mean is known.
+    `guess` is what a unit may cost at most, to keep the budget until some have ended and their mean is known;
+    `stage` is the metrics' label.
     `check` is called four times a second and may raise, which cancels what is in flight. Raises Unavailable when the
     server is gone, ConfigError when it refuses everything, DataError when the budget is spent and that is to fail.
     """
-    run = _Run(rows, answers, total, Purse(budget, answers, guess), in_flight)
+    purse = Budget(budget.tokens, budget.cost, spent=_spent_by(answers.usage), role=stage)
+    run = _Run(rows, answers, total, purse, guess, in_flight)
     workers = [asyncio.create_task(run.work()) for _ in range(in_flight)]
     try:
         waiting = set(workers)
@@ -154,10 +162,10 @@ async def ask_all(
             await asyncio.gather(*workers, return_exceptions=True)
     for cause, count in sorted(run.progress.causes.items()):
         log.warning("parked %d: %s", count, cause)
-    if run.purse.empty and budget.when_spent is WhenSpent.FAIL:
+    if run.over_budget and budget.when_spent is WhenSpent.FAIL:
         raise DataError(
-            f"the stage's budget is spent ({run.purse.told()}) and {run.progress.rows} of {total} rows are done: raise "
-            "it, or set budget.whenSpent to Finish to go on with these"
+            f"the stage's budget is spent ({run.budget.told()}) and {run.progress.rows} of {total} rows are done: "
+            "raise it, or set budget.whenSpent to Finish to go on with these"
         )
     return run.progress
 
@@ -165,9 +173,13 @@ async def ask_all(
 class _Run:
     """One pass over the units: which are open, what became of those that ended, and whether the server is there."""
 
-    def __init__(self, rows: Iterator[list[Unit]], answers: Answers, total: int, purse: Purse, in_flight: int) -> None:
+    def __init__(
+        self, rows: Iterator[list[Unit]], answers: Answers, total: int, budget: Budget, guess: Usage, in_flight: int
+    ) -> None:
         self.progress = Progress(total)
-        self.purse = purse
+        self.budget = budget
+        self.over_budget = False
+        self._most = _spent_by(guess)
         self._answers, self._patience = answers, _OUTAGE + in_flight
         self._open: set[str] = set()
         self._units = self._open_units(rows)
@@ -188,19 +200,30 @@ class _Run:
     async def work(self) -> None:
         """Take units until there are no more; one of `in_flight` that do."""
         for row, unit in self._units:
-            if not await self.purse.begin():
-                self._end(row, Recorded(unit.key, unit.row, None, Usage(), BUDGET, self.purse.told()))
-                continue
-            self._number += 1
-            number = self._number
-            self.progress.started[number] = time.monotonic()
-            try:
-                recorded = await self._ended(unit)
-                self._answers.append(recorded)
-                self._end(row, recorded)
-            finally:
-                del self.progress.started[number]
-                await self.purse.end()
+            self._end(row, await self._paid(unit))
+
+    async def _paid(self, unit: Unit) -> Recorded:
+        """How the unit ended, which is kept; parked without being asked if the budget can't take it."""
+        tried = None
+        while tried != (expected := self.budget.expected(self._most)):  # it may have fallen while this one waited
+            tried = expected
+            with suppress(BudgetSpent):
+                async with self.budget.reserve(expected) as place:
+                    recorded = await self._timed(unit)
+                    self._answers.append(recorded)
+                    place.spent = _spent_by(recorded.usage)
+                return recorded
+        self.over_budget = True
+        return Recorded(unit.key, unit.row, None, Usage(), BUDGET, self.budget.told())
+
+    async def _timed(self, unit: Unit) -> Recorded:
+        self._number += 1
+        number = self._number
+        self.progress.started[number] = time.monotonic()
+        try:
+            return await self._ended(unit)
+        finally:
+            del self.progress.started[number]
 
     async def _ended(self, unit: Unit) -> Recorded:
         spent = Usage()

@@ -27,9 +27,16 @@ from qednano.api.proofdataset import (
 )
 from qednano.api.proofdataset import Stage as StageSpec
 from qednano.data import filters
+from qednano.data.curriculum import Curriculum
+from qednano.data.difficulty import difficulty
 from qednano.data.final_answer import final_answer, reads_as_mathematics
+from qednano.data.generate import generate
+from qednano.data.grade import grade
+from qednano.data.llm_filter import llm_filter
 from qednano.data.normalise import clean, split_solution
+from qednano.data.rubrics import rubrics
 from qednano.data.schema import ProblemRow
+from qednano.data.select import Select
 from qednano.data.sources import benchmark_rows
 from qednano.data.stage import Place, Stage, StageWork, Tally, with_meta
 from qednano.errors import ConfigError
@@ -49,7 +56,7 @@ class Normalise:
 
     def apply(self, position: int, row: ProblemRow, tally: Tally) -> ProblemRow | None:
         """The row in one notation; dropped if no statement is left of it."""
-        row = _cleaned(row)
+        before, row = row, _cleaned(row)
         if self._spec.split_solution and (parts := split_solution(row.problem)).solution is not None:
             row = replace(
                 row,
@@ -60,8 +67,9 @@ class Normalise:
             )
             tally.counts["solutions split off"] += 1
         if not row.problem:
-            tally.drop("Empty", row, "nothing is left of its statement")
+            tally.drop("Empty", before, "nothing is left of its statement")
             return None
+        tally.counts["statements changed"] += row.problem != before.problem
         if self._spec.extract_answer and not row.answer:
             row = self._with_answer(row, tally)
         if self._spec.detect_language:
@@ -277,6 +285,13 @@ FACTORIES: dict[str, Callable[[Any, Place], Stage]] = {
     "filter": Filter,
     "deduplicate": Deduplicate,
     "decontaminate": Decontaminate,
+    "llm_filter": llm_filter,
+    "rubrics": rubrics,
+    "generate": generate,
+    "grade": grade,
+    "select": Select,
+    "difficulty": difficulty,
+    "curriculum": Curriculum,
 }
 """How each stage of `qednano.api.proofdataset.Stage` is made from its spec, by the name of its field."""
 
