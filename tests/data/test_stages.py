@@ -11,7 +11,7 @@ from qednano import artifacts
 from qednano.api.proofdataset import ProofDatasetSpec
 from qednano.data import shards
 from qednano.data.build import build_dataset
-from qednano.data.report import side_by_side
+from qednano.data.columns import Record
 from qednano.data.schema import read_rows
 from qednano.data.shards import Build
 from qednano.errors import DataError, Stopped
@@ -207,5 +207,62 @@ def test_a_stage_that_can_not_be_is_refused(stages, said):
         )
 
 
-def test_texts_side_by_side_are_escaped_and_marked_where_they_differ():
-    assert side_by_side("a <b> c", "a d c") == ("a <mark>&lt;b&gt;</mark> c", "a <mark>d</mark> c")
+def test_stages_come_in_the_order_of_the_spec_and_may_come_again(tmp_path):
+    rows = [
+        {"id": "a", "problem": "\u200bHi.", "solution": "Sure."},
+        {"id": "b", "problem": "Prove that 2 = 2, please."},
+    ]
+    spec = ProofDatasetSpec.model_validate(
+        {
+            "sources": [{"name": "raw", "files": {"uris": [write(tmp_path / "rows.jsonl", rows)]}}],
+            "stages": [{"filter": {"minCharacters": 4}}, {"normalise": {}}, {"filter": {"minCharacters": 4}}],
+            "splits": [{"name": "all"}],
+        }
+    )
+    manifest = build_dataset(spec, "x", build_at(tmp_path / "run"))
+    told = {key: value for key, value in manifest.metrics.items() if key.endswith("/out")}
+    assert told == {"rows/read/out": 2, "rows/filter/out": 2, "rows/normalise/out": 2, "rows/filter-2/out": 1}
+
+
+def test_the_row_that_stays_can_have_the_proofs_of_the_others(tmp_path):
+    rows = [
+        {"id": "a", "problem": INEQUALITY.format(7), "solutions": ["One.", "Two."], "scores": [5, None]},
+        {"id": "b", "problem": REWORDED.format(7), "solutions": ["Two.", "Three."], "reasoning": ["r", "s"]},
+        {"id": "c", "problem": INEQUALITY.format(8)},
+    ]
+    spec = ProofDatasetSpec.model_validate(
+        {
+            "sources": [{"name": "raw", "files": {"uris": [write(tmp_path / "rows.jsonl", rows)]}}],
+            "stages": [{"deduplicate": {"mergeSolutions": True}}],
+            "splits": [{"name": "all"}],
+        }
+    )
+    build_dataset(spec, "x", build_at(tmp_path / "run"))
+    kept = {row.id: row for row in read_rows(tmp_path / "run/artifact/all.parquet")}
+    assert kept.keys() == {"a", "c"}
+    assert kept["a"].solutions == ["One.", "Two.", "Three."]
+    assert (kept["a"].reasoning, kept["a"].scores) == (["", "", "s"], [5.0, None, None])
+    assert json.loads(kept["a"].meta)["kept"] == "its statement is the shortest, so it has the least around it"
+
+
+def test_a_known_benchmark_needs_only_its_name(tmp_path, monkeypatch):
+    asked = []
+
+    def records(source, commit):
+        asked.append((source.id, source.split, commit))
+        yield Record("row", {"Problem ID": f"PB-{len(asked)}", "Problem": INEQUALITY.format(100 + len(asked))})
+
+    monkeypatch.setattr("qednano.data.hub.records", records)
+    monkeypatch.setattr("qednano.data.hub.commit_of", lambda source: "c0ffee")
+    spec = spec_of(tmp_path, {})
+    stage = {"decontaminate": {"benchmarks": [{"name": "imo-proofbench"}, {"name": "proofbench"}]}}
+    spec = ProofDatasetSpec.model_validate({**spec.model_dump(by_alias=True), "stages": [stage]})
+    manifest = build_dataset(spec, "x", build_at(tmp_path / "run"))
+    assert {place[:2] for place in asked} == {
+        ("Hwilner/imo-proofbench", "train"),
+        ("wenjiema02/ProofBench", "train"),
+        ("wenjiema02/ProofBench", "best_of_n"),
+    }
+    assert manifest.inputs["hf://Hwilner/imo-proofbench@main"] == {"commit": "c0ffee"}
+    log = (tmp_path / "run/artifact/reports/decontaminate.jsonl").read_text()
+    assert {json.loads(line)["id"] for line in log.splitlines()} == {"p1", "d1", "p2", "d2", "p3", "d3"}
