@@ -1,0 +1,36 @@
+"""Graders as a user writes them, for the entry points' tests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qednano.grading.interface import Grade
+
+
+class Fixed:
+    name = "fixed"
+
+    def __init__(self, score: str = "3", seconds: str = "0") -> None:
+        self.score, self.seconds = float(score), float(seconds)
+        self.closed = False
+
+    async def grade(self, problem, proof, *, cut_off=False):
+        await asyncio.sleep(self.seconds)
+        if self.score < 0:
+            raise ZeroDivisionError("oh")
+        return Grade(self.score, f"cut off: {cut_off}")
+
+    async def close(self):
+        self.closed = True
+
+
+class Deaf:
+    name = "deaf"
+
+    async def grade(self, problem, proof):
+        return Grade(1)
+
+    async def close(self): ...
+
+
+def nothing() -> None: ...
