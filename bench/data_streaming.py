@@ -1,7 +1,7 @@
 """Memory and speed of a build over many rows: two sizes, each in a process of its own, from a packed JSONL file.
 
-Rows go through normalise and filter, and one split is drawn; what grows with the rows is the draw's hashes, about 25
-bytes a row. The ratio of the peaks says whether the build streams.
+Rows go through normalise and filter, and one split is drawn. What grows with the rows are the hashes of the draw; a row
+itself has about 1,000 bytes as text and several times that as an object.
 
     python -m bench.data_streaming [--rows 1000000]
 """
