@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 from qednano.artifacts import check_fence, claim_attempt
+from qednano.data.answers import answers_of, usage_of
 from qednano.data.build import build_dataset
 from qednano.data.shards import Build
 from qednano.job import JobContext, Outcome, job
+from qednano.llm.connect import open_models
 
 
 @job
@@ -19,7 +21,9 @@ def main(context: JobContext) -> Outcome:
         reporter=context.reporter,
         check_stop=context.check_stop,
         check_fence=lambda: check_fence(context.run_dir, attempt),
+        open_models=lambda: open_models(context),
     )
+    context.reporter.update(metrics=usage_of(answers_of(context.run_dir)).headlines())
     manifest = build_dataset(context.spec, context.config.name, build)
     splits = {
         key.removeprefix("problems/"): count for key, count in manifest.metrics.items() if key.startswith("problems/")
@@ -28,7 +32,8 @@ def main(context: JobContext) -> Outcome:
     return Outcome(
         f"{context.config.name}: {told} problems",
         {"problems": float(sum(splits.values()))}
-        | {key: float(count) for key, count in manifest.metrics.items() if key.startswith("rows/")},
+        | {key: float(count) for key, count in manifest.metrics.items() if key.startswith("rows/")}
+        | usage_of(answers_of(context.run_dir)).headlines(),
         build.artifact,
     )
 

@@ -175,6 +175,11 @@ def _recorded(row: dict[str, Any]) -> Recorded:
     return Recorded(**{**row, "usage": Usage.from_json(row["usage"])})
 
 
+def answers_of(run_dir: Path) -> Path:
+    """The folder of a run's answers, with one folder for each stage; it stays when the dataset is complete."""
+    return run_dir / "answers"
+
+
 def usage_of(folder: Path, without: str = "") -> Usage:
     """What the stages of a run have spent, by the totals that each left; `folder` is that of the run's answers."""
     total = Usage()

@@ -16,7 +16,7 @@ from qednano import artifacts
 from qednano.api.data_stages import AskingStage as AskingSpec
 from qednano.api.language import LanguageModel
 from qednano.data import shards
-from qednano.data.answers import Answers, Recorded, Usage, usage_of
+from qednano.data.answers import Answers, Recorded, Usage, answers_of, usage_of
 from qednano.data.asking import Progress, Unit, ask_all, metered
 from qednano.data.schema import ProblemRow
 from qednano.data.shards import Build
@@ -83,7 +83,7 @@ class AskingStage:
         """
         build = work.build
         build.check_fence()
-        self._answers = Answers(build.run_dir / "answers" / self.name)
+        self._answers = Answers(answers_of(build.run_dir) / self.name)
         mark = work.folder / _ASKED
         if mark.exists():  # some shards are published: what they rest on must not change any more
             return
@@ -177,10 +177,10 @@ class _Watch:
 
 
 def capacity(model: LanguageModel) -> int:
-    """How many requests a model takes at once."""
+    """How many units keep a model busy: one beside each request that it takes at once, since units do more than ask."""
     if model.endpoint is not None:
-        return model.endpoint.max_concurrent
-    return model.server.replicas * model.server.max_concurrent
+        return 2 * model.endpoint.max_concurrent
+    return 2 * model.server.replicas * model.server.max_concurrent
 
 
 def dearest(model: LanguageModel, tokens: int) -> Usage:
