@@ -212,7 +212,7 @@ def test_a_job_killed_in_mid_run_resumes_to_the_same_digest(tmp_path, sent, code
     second.communicate()
     assert second.returncode == 0
     said = last_words(tmp_path)
-    assert (said["outcome"], said["metrics"]) == ("Succeeded", {"problems": "10000"})
+    assert (said["outcome"], said["metrics"]["problems"]) == ("Succeeded", "10000")
     whole = build_dataset(spec, "tiny", build_at(tmp_path / "whole"))
     assert said["artifact"] == {"uri": str(tmp_path / "run" / "artifact"), "digest": whole.digest}
 
