@@ -62,31 +62,43 @@ MIXES = [
     Mix("half hopeless", {0.0: 0.5, 0.5: 0.5}, World(0.85, 0.15, 0.85)),
     Mix("easy, lenient verifier", {0.3: 0.3, 0.7: 0.4, 0.9: 0.3}, World(0.95, 0.4, 0.75)),
 ]
+
+
+def _verify_refine(pool: int, votes: int, rounds: int) -> tuple[str, dict]:
+    options = {"pool": pool, "verifications": votes, "rounds": rounds}
+    return f"VerifyRefine {pool}x{votes} {rounds}r", {"type": "VerifyRefine", "verifyRefine": options}
+
+
+def _rsa(population: int, rounds: int, block: int) -> tuple[str, dict]:
+    options = {"population": population, "rounds": rounds, "block": block}
+    return f"RSA {population} {rounds}r b{block}", {"type": "RSA", "rsa": options}
+
+
+def _nomos(count: int) -> tuple[str, dict]:
+    options = {"solutions": count, "perfect": count // 2, "top": 3 * count // 4}
+    return f"Nomos {count}", {"type": "Nomos", "nomos": options}
+
+
+def _self_check(checks: int, passes: int, failures: int) -> tuple[str, dict]:
+    options = {"checks": checks, "passes": passes, "failures": failures}
+    return f"SelfCheck {passes} of {checks}", {"type": "SelfCheck", "selfCheck": options}
+
+
+def _static_agent(approaches: int, improvements: int) -> tuple[str, dict]:
+    options = {"approaches": approaches, "improvements": improvements}
+    return f"StaticAgent {approaches}x{improvements}", {"type": "StaticAgent", "staticAgent": options}
+
+
 FIXED: list[tuple[str, dict]] = [
     ("SinglePass", {"type": "SinglePass"}),
     ("ReasoningCache 3", {"type": "ReasoningCache"}),
-    *(
-        (f"VerifyRefine {n}x{v} {r}r", {"type": "VerifyRefine", "verifyRefine": {"pool": n, "verifications": v, "rounds": r}})
-        for n, v, r in [(2, 2, 0), (4, 2, 0), (4, 2, 1), (4, 4, 2), (8, 4, 1), (8, 4, 4), (16, 4, 2), (16, 8, 0)]
-    ),
-    *(
-        (f"RSA {n} {r}r b{b}", {"type": "RSA", "rsa": {"population": n, "rounds": r, "block": b}})
-        for n, r, b in [(4, 1, 2), (4, 2, 3), (8, 3, 3), (16, 3, 4)]
-    ),
-    *(
-        (f"Nomos {n}", {"type": "Nomos", "nomos": {"solutions": n, "perfect": n // 2, "top": 3 * n // 4}})
-        for n in (4, 8, 16, 32)
-    ),
-    *(
-        (f"SelfCheck {p} of {c}", {"type": "SelfCheck", "selfCheck": {"checks": c, "passes": p, "failures": f}})
-        for c, p, f in [(6, 1, 3), (10, 2, 5), (30, 3, 10), (30, 5, 10)]
-    ),
-    *(
-        (f"StaticAgent {n}x{i}", {"type": "StaticAgent", "staticAgent": {"approaches": n, "improvements": i}})
-        for n, i in [(2, 1), (3, 2), (6, 3)]
-    ),
+    *(_verify_refine(*size) for size in [(2, 2, 0), (4, 2, 0), (4, 2, 1), (4, 4, 2), (8, 4, 1), (8, 4, 4), (16, 4, 2)]),
+    *(_rsa(*size) for size in [(4, 1, 2), (4, 2, 3), (8, 3, 3), (16, 3, 4)]),
+    *(_nomos(size) for size in (4, 8, 16, 32)),
+    *(_self_check(*size) for size in [(6, 1, 3), (10, 2, 5), (30, 3, 10), (30, 5, 10)]),
+    *(_static_agent(*size) for size in [(2, 1), (3, 2), (6, 3)]),
     ("PlanningAgent", {"type": "PlanningAgent"}),
-]  # fmt: skip
+]
 WORTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 
 

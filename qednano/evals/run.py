@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import aiohttp
 from qednano import metrics
 from qednano.data.schema import ProblemRow
 from qednano.errors import ConfigError, QedError, Stopped, Unavailable
-from qednano.evals.calls import Journal, Status
+from qednano.evals.calls import Journal, SampleKey, Status
 from qednano.evals.lanes import Lanes
 from qednano.evals.parts import Fence, Part, parts, rows_of, shard_of
 from qednano.evals.scaffolds import Scaffold, Solution
@@ -42,7 +42,6 @@ LOAD_SECONDS = 1800.0
 _WATCH_SECONDS = 0.1
 _REPORT_SECONDS = 0.5
 _TELL_SECONDS = 5.0
-_TEXTS = ("text", "proof", "reasoning", "reason", "details", "notes")  # not held in memory
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ Work = tuple[ProblemRow, int]
 
 
 class Evaluation:
-    """One shard of an evaluation. `rows` holds what is done so far, without texts."""
+    """One shard of an evaluation. `graded` holds the score of each sample that is done; texts are on disk alone."""
 
     def __init__(
         self,
@@ -98,18 +97,17 @@ class Evaluation:
         self.part: Part = self.parts[config.shard]
         self._next_report = self._next_tell = 0.0
         self._journal = Journal(self.part.calls, Fence(self.part))
-        self.rows: dict[tuple[str, str, int], SampleRow] = {}
+        self.graded: dict[SampleKey, float] = {}
         self._running = {contender.name: RunningScore() for contender in config.contenders}
         for row in rows_of(self.part.samples):
             self._remember(SampleRow(**row))
 
     def _remember(self, row: SampleRow) -> None:
         if row.score is None:
-            self.rows.pop(row.key, None)  # asked for anew by this process
-        else:
-            if row.key not in self.rows and row.model in self._running:
-                self._running[row.model].add(row.problem, row.score / FULL_SCORE)
-            self.rows[row.key] = replace(row, **dict.fromkeys(_TEXTS, ""))
+            return  # asked for anew by the next process
+        if row.key not in self.graded and row.model in self._running:
+            self._running[row.model].add(row.problem, row.score / FULL_SCORE)
+        self.graded[row.key] = row.score
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Draw and grade what is missing. Raises Stopped, ConfigError for a model that can't be served, Unavailable."""
@@ -139,9 +137,9 @@ class Evaluation:
             self._report(contender, message=f"{contender.name}: waiting for {', '.join(late[:4])}")
             await asyncio.sleep(5 * _WATCH_SECONDS)
 
-    def _settled(self) -> set[tuple[str, str, int]]:
+    def _settled(self) -> set[SampleKey]:
         """Samples whose calls nobody needs again: they are graded, and so is their whole cohort."""
-        done = set(self.rows)
+        done = set(self.graded)
         for contender in self.config.contenders:
             for cohort in self._missing(contender):
                 done -= {(contender.name, problem.id, index) for problem, index in cohort}
@@ -153,7 +151,7 @@ class Evaluation:
         for index in range(self.config.samples_per_problem):
             for start in range(0, len(own), self.scaffold.cohort):
                 cohort = [(problem, index) for problem in own[start : start + self.scaffold.cohort]]
-                if any((contender.name, problem.id, index) not in self.rows for problem, index in cohort):
+                if any((contender.name, problem.id, index) not in self.graded for problem, index in cohort):
                     yield cohort
 
     async def _evaluate(
@@ -216,7 +214,7 @@ class Evaluation:
                 raise Unavailable(f"{contender.name} gave no answer to problem {problem.id}: {failure}") from failure
             row = _unanswered(sample, failure)
         else:
-            if sample.key in self.rows:
+            if sample.key in self.graded:
                 return  # graded by an earlier process; it was solved again to lead its cohort along the same way
             row = _row(sample, solution, await self._grade(problem, solution))
         writer.append([asdict(row)])
@@ -274,7 +272,7 @@ class Evaluation:
         self._reporter.update(
             stage="Evaluating",
             unit="sample",
-            step=len(self.rows) + int(sum(part.told().get("samples", 0) for part in self._others())),
+            step=len(self.graded) + int(sum(part.told().get("samples", 0) for part in self._others())),
             total=total * len(self.config.contenders),
             metrics=shown,
             message=message or f"{contender.name}: {done} of {total} samples",
@@ -292,7 +290,7 @@ class Evaluation:
         now = time.monotonic()
         if self.config.shards > 1 and now >= self._next_tell:
             self._next_tell = now + _TELL_SECONDS
-            self.part.tell({**numbers, "samples": len(self.rows)})
+            self.part.tell({**numbers, "samples": len(self.graded)})
         if self.config.shard == 0:
             for part in self._others():
                 told = part.told()

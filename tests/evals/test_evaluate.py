@@ -77,6 +77,10 @@ def evaluation_in(folder: Path, models=("strong", "weak"), samples: int = 2) -> 
     return Evaluation(config, SinglePass(), ByName(), cast, folder, Reporter())
 
 
+def scores_of(evaluation: Evaluation, model: str) -> set[float]:
+    return {score for (name, *_), score in evaluation.graded.items() if name == model}
+
+
 def never() -> bool:
     return False
 
@@ -86,12 +90,12 @@ async def test_each_model_answers_each_problem_with_its_own_weights(tmp_path):
         evaluation = evaluation_in(tmp_path)
         await asyncio.wait_for(evaluation.run(never), 20)
     assert server.loads == ["/models/strong", "/models/weak"]
-    assert len(evaluation.rows) == 2 * 6 * 2
-    by_model = {name: {row.score for row in evaluation.rows.values() if row.model == name} for name in SCORES_OF}
+    assert len(evaluation.graded) == 2 * 6 * 2
+    by_model = {name: scores_of(evaluation, name) for name in SCORES_OF}
     assert by_model == SCORES_OF
     report = evaluation._reporter.report()
     assert report.step == report.total == 24
-    strong = [row.score / 7 for row in evaluation.rows.values() if row.model == "strong"]
+    strong = [score / 7 for (model, *_), score in evaluation.graded.items() if model == "strong"]
     assert report.metrics["score"] == pytest.approx(sum(strong) / 12) and report.metrics["score:weak"] == 0.0
     assert report.metrics["tokens/out"] > 0 and report.metrics["tokens/in"] > 0
 
@@ -103,13 +107,13 @@ async def test_a_stopped_evaluation_goes_on_with_what_is_missing(tmp_path):
     async with ModelServer(tmp_path, "server-0") as server:
         first = evaluation_in(tmp_path)
         with pytest.raises(Stopped):
-            await asyncio.wait_for(first.run(lambda: len(first.rows) >= 6), 20)
+            await asyncio.wait_for(first.run(lambda: len(first.graded) >= 6), 20)
         with first.part.samples.open("a") as file:
             file.write('{"model": "strong", "probl')  # what a kill leaves
         second = evaluation_in(tmp_path)
-        assert set(second.rows) == set(first.rows) and len(second.rows) >= 6
+        assert set(second.graded) == set(first.graded) and len(second.graded) >= 6
         await asyncio.wait_for(second.run(never), 20)
-    assert len(second.rows) == 24
+    assert len(second.graded) == 24
     assert len(server.requests) <= 24 + 4, "only what was in flight when it stopped is asked again"
     rows = [json.loads(line) for line in first.part.samples.read_text().splitlines()]
     assert len({(row["model"], row["problem"], row["index"]) for row in rows}) == len(rows) == 24
@@ -134,7 +138,7 @@ async def test_a_server_that_restarts_with_its_first_model_never_answers_for_ano
         server.set_model("/models/weak")  # its record still names the other one for a moment
         server.gate.set()
         await asyncio.wait_for(task, 20)
-    assert {row.score for row in evaluation.rows.values()} == {7, 3}
+    assert scores_of(evaluation, "strong") == {7, 3}
 
 
 async def test_a_model_that_does_not_fit_the_server_ends_the_evaluation_with_its_sentence(tmp_path):
