@@ -141,12 +141,12 @@ async def ask_all(
     """Ask for every unit that hasn't ended yet, `in_flight` at once; `rows` is read no faster than that.
 
     `guess` is what a unit may cost at most, to keep the budget until some have ended and their mean is known;
-    `stage` is the metrics' label.
+    `stage` names it in metrics and the log.
     `check` is called four times a second and may raise, which cancels what is in flight. Raises Unavailable when the
     server is gone, ConfigError when it refuses everything, DataError when the budget is spent and that is to fail.
     """
     purse = Budget(budget.tokens, budget.cost, spent=_spent_by(answers.usage), role=stage)
-    run = _Run(rows, answers, total, purse, guess, in_flight)
+    run = _Run(rows, answers, total, purse, guess, in_flight, stage)
     workers = [asyncio.create_task(run.work()) for _ in range(in_flight)]
     try:
         waiting = set(workers)
@@ -161,7 +161,7 @@ async def ask_all(
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*workers, return_exceptions=True)
     for cause, count in sorted(run.progress.causes.items()):
-        log.warning("parked %d: %s", count, cause)
+        log.warning("%s: parked %d: %s", stage, count, cause)
     if run.over_budget and budget.when_spent is WhenSpent.FAIL:
         raise DataError(
             f"the stage's budget is spent ({run.budget.told()}) and {run.progress.rows} of {total} rows are done: "
@@ -174,10 +174,18 @@ class _Run:
     """One pass over the units: which are open, what became of those that ended, and whether the server is there."""
 
     def __init__(
-        self, rows: Iterator[list[Unit]], answers: Answers, total: int, budget: Budget, guess: Usage, in_flight: int
+        self,
+        rows: Iterator[list[Unit]],
+        answers: Answers,
+        total: int,
+        budget: Budget,
+        guess: Usage,
+        in_flight: int,
+        stage: str,
     ) -> None:
         self.progress = Progress(total)
         self.budget = budget
+        self._stage = stage
         self.over_budget = False
         self._most = _spent_by(guess)
         self._answers, self._patience = answers, _OUTAGE + in_flight
@@ -256,7 +264,7 @@ class _Run:
         row.open -= 1
         if recorded.parked:
             if not self.progress.causes[recorded.cause]:
-                log.warning("row %s is parked: %s: %s", recorded.row, recorded.cause, recorded.detail)
+                log.warning("%s: row %s is parked: %s: %s", self._stage, recorded.row, recorded.cause, recorded.detail)
             self.progress.causes[recorded.cause] += 1
             row.causes.add(recorded.cause)
         else:

@@ -124,7 +124,7 @@ def test_what_is_parked_has_its_cause_told_once_and_is_asked_again_by_the_next_a
         progress = run(rows, tmp_path)
     assert progress.parked == 3 and progress.causes == {"unreadable": 3}
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["row row-bad-0 is parked: unreadable: BAD-0 is no JSON", "parked 3: unreadable"]
+    assert told == ["it: row row-bad-0 is parked: unreadable: BAD-0 is no JSON", "it: parked 3: unreadable"]
     run(rows, tmp_path)
     assert model.asked["bad-1"] == 2 and model.asked["good"] == 1
     assert Answers(tmp_path).usage.answers == 7  # what was asked twice was paid twice
