@@ -8,9 +8,10 @@ from qednano.api import RLRunSpec
 from qednano.errors import ConfigError
 from qednano.job import JobContext, Outcome, job
 from qednano.rl.losses import LossConfig
-from qednano.rl.stream import FileStream
+from qednano.rl.open_stream import open_stream
+from qednano.rl.reference_policy import ReferencePolicy
 from qednano.rl.trainer import Trainer, TrainerConfig
-from qednano.training.session import finished, open_session
+from qednano.training.session import Session, finished, open_session
 
 
 def trainer_config(spec: RLRunSpec) -> TrainerConfig:
@@ -23,6 +24,9 @@ def trainer_config(spec: RLRunSpec) -> TrainerConfig:
             clip_low=float(algorithm.clip_low),
             clip_high=float(algorithm.clip_high),
             entropy_bonus=float(algorithm.entropy_bonus),
+            entropy_decay_steps=algorithm.entropy_decay_steps,
+            kl=str(algorithm.kl_estimator),
+            kl_weight=float(algorithm.kl_coefficient),
         ),
         advantage=str(algorithm.advantage),
         aggregation=str(algorithm.aggregation),
@@ -31,8 +35,15 @@ def trainer_config(spec: RLRunSpec) -> TrainerConfig:
         max_steps=algorithm.max_steps,
         max_staleness=algorithm.max_staleness,
         sequence_length=spec.trainer.sequence_length,
-        micro_batch_tokens=spec.trainer.micro_batch_tokens,
+        served_reference=bool(algorithm.kl_coefficient) and spec.reference is not None,
     )
+
+
+def reference_of(spec: RLRunSpec, session: Session) -> ReferencePolicy | None:
+    """The reference policy, where the trainer has to compute it."""
+    if not spec.algorithm.kl_coefficient or spec.reference is not None:
+        return None
+    return ReferencePolicy(session)
 
 
 @job
@@ -53,8 +64,12 @@ def main(context: JobContext) -> Outcome:
         total_steps=spec.algorithm.max_steps,
         temperature=float(spec.sampling.temperature),
     )
-    trainer = Trainer(session, FileStream(context.run_dir), trainer_config(spec))
-    trainer.run()
+    stream = open_stream(spec, context)
+    trainer = Trainer(session, stream, trainer_config(spec), reference_of(spec, session))
+    try:
+        trainer.run()
+    finally:
+        stream.close()
     steps = session.engine.step
     return session.finish(
         f"trained {steps} steps, reward {trainer.reward:.3f} in the last, {trainer.stale_groups} groups too stale",

@@ -34,12 +34,23 @@ CHECKPOINT_TIME = Gauge("qednano_checkpoint_timestamp_seconds", "When the last c
 
 REWARD_MEAN = Gauge("qednano_rl_reward_mean", "Mean reward (0 to 1) of the last published groups.")
 REWARD_STD = Gauge("qednano_rl_reward_std", "Standard deviation of the reward within the last published groups.")
+REWARDS = Histogram(
+    "qednano_rl_reward",
+    "Rewards of graded samples; a proof of k of 7 points has k/7.",
+    buckets=(0.0, 1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7, 1.0),
+)
+ZERO_VARIANCE = Gauge(
+    "qednano_rl_zero_variance_ratio", "Share of the last groups whose rewards were all equal, and so dropped."
+)
+GROUPS_IN_FLIGHT = Gauge("qednano_rl_groups_in_flight", "Groups that are being drawn or graded.")
 GROUPS = Counter("qednano_rl_groups", "Groups by what became of them.", ["outcome"])
 STALENESS = Histogram(
     "qednano_rl_staleness_steps",
     "Optimizer steps between the weights that made a sample and those that learn from it.",
     buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16, 32),
 )
+MOVED_SAMPLES = Counter("qednano_rl_moved_samples", "Samples that went on at another server since theirs failed.")
+KEPT_TOKENS = Counter("qednano_rl_kept_tokens", "Tokens that samples had when they moved to another server.")
 TOKENS_GENERATED = Counter("qednano_rl_generated_tokens", "Completion tokens from the rollout pool.")
 RESPONSE_TOKENS = Histogram(
     "qednano_rl_response_tokens",
@@ -47,6 +58,16 @@ RESPONSE_TOKENS = Histogram(
     buckets=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536),
 )
 TRUNCATED = Counter("qednano_rl_truncated_samples", "Samples cut off by the token limit.")
+STATE_TOKENS = Counter("qednano_rl_state_tokens", "Tokens of the turns that made states of the reasoning cache.")
+STATE_AGE = Histogram(
+    "qednano_rl_state_age_steps",
+    "Optimizer steps between the oldest weights of a state and the trainer when a group starts from it.",
+    buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16, 32),
+)
+STATES_TOO_OLD = Counter("qednano_rl_states_too_old", "Times that a problem's states were made anew for their age.")
+TURN_REWARD = Gauge(
+    "qednano_rl_turn_reward_mean", "Mean reward of the last groups by how many cycles were behind them.", ["cycles"]
+)
 GRADER_SECONDS = Histogram("qednano_grader_seconds", "Seconds for one grade.")
 GRADER_FAILURES = Counter(
     "qednano_grader_failures", "Grades that could not be obtained; the sample is dropped.", ["reason"]
@@ -66,13 +87,23 @@ GRADER_CANARY_SUCCESS = Gauge(
 QUEUE_DEPTH = Gauge("qednano_rl_queue_groups", "Groups published and not yet consumed.")
 POOL_SERVERS = Gauge("qednano_rl_pool_servers", "Rollout servers with a live heartbeat.")
 TRAINER_WAIT = Counter("qednano_rl_trainer_wait_seconds", "Seconds the trainer waited for groups.")
+TRAINER_BUSY = Counter(
+    "qednano_rl_trainer_busy_seconds",
+    "Seconds the trainer spent in optimizer steps; busy over busy and waiting is its use.",
+)
+TRAINED_REWARD = Gauge("qednano_rl_trained_reward_mean", "Mean reward of the samples of the last optimizer step.")
 IMPORTANCE_RATIO = Gauge("qednano_rl_importance_ratio", "Importance ratio of the last step.", ["quantile"])
 CLIPPED_SHARE = Gauge("qednano_rl_clipped_share", "Share of tokens whose ratio was truncated or clipped.")
 EFFECTIVE_SAMPLE_SIZE = Gauge(
     "qednano_rl_effective_sample_ratio", "Effective sample size over sample size, by weights."
 )
 ENTROPY = Gauge("qednano_rl_entropy_nats", "Mean token entropy of the policy, in nats.")
+REFERENCE_KL = Gauge(
+    "qednano_rl_reference_kl_nats", "k3 estimate of KL(policy || reference policy) per token, in nats."
+)
 KL = Gauge("qednano_rl_behaviour_kl_nats", "k3 estimate of KL(behaviour policy || policy) per token, in nats.")
+WEIGHT_PUBLISH_SECONDS = Histogram("qednano_weight_publish_seconds", "Seconds the trainer takes to publish weights.")
+WEIGHT_SYNC_FAILURES = Counter("qednano_weight_sync_failures", "Times that a server could not load new weights.")
 WEIGHT_SYNC_SECONDS = Histogram("qednano_weight_sync_seconds", "Seconds from publishing weights to serving them.")
 WEIGHT_VERSION = Gauge("qednano_weight_version", "Version (optimizer step) of the weights in use.", ["role"])
 

@@ -24,7 +24,7 @@ from aiohttp import web
 from qednano.errors import ConfigError
 from qednano.llm.client import MODEL, VERSION_END, VERSION_START
 from qednano.llm.vllm import EngineFailed, VllmOptions, VllmProcess
-from qednano.metrics import WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
+from qednano.metrics import WEIGHT_SYNC_FAILURES, WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
 from qednano.progress import Reporter
 from qednano.rl.pool import ServerRecord, announce, withdraw
 from qednano.rl.weights import PublishedWeights, latest
@@ -154,6 +154,7 @@ class ModelServer:
                 await self._load(str(wanted.weights.folder), wanted.weights.version)
                 break
             except EngineFailed as error:
+                WEIGHT_SYNC_FAILURES.inc()
                 if attempt == RELOAD_TRIES:
                     raise
                 log.warning("weights %s could not be loaded, trying again: %s", wanted.weights.folder.name, error)

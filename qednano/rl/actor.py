@@ -11,23 +11,29 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from qednano import metrics
-from qednano.api.rlrun import Overlong
+from qednano.data.schema import ProblemRow
 from qednano.errors import DataError
+from qednano.grading.health import GraderHealth
 from qednano.grading.interface import Grade, Grader
 from qednano.grading.patience import obtain_grade
-from qednano.llm.client import CompletionBatch, Prompt, SamplingParams, written_proof
+from qednano.llm.completions import SamplingParams
+from qednano.llm.thinking import written_proof
 from qednano.progress import Reporter
+from qednano.rl.backpressure import Ahead, Pace, room
 from qednano.rl.curriculum import Curriculum, group_id, undecided
-from qednano.rl.pool import Pool
+from qednano.rl.generation import Drawn, request_seed
+from qednano.rl.groups import GroupResult, group_outcome, judge, window_metrics
+from qednano.rl.reasoning_cache import ReasoningCache
+from qednano.rl.rewards import RewardShaping
 from qednano.rl.rollouts import Rollouts
 from qednano.rl.sample_log import SampleLog
-from qednano.rl.stream import FileStream, Group, Sample
-from qednano.rl.weights import latest
+from qednano.rl.stream import Group, Sample, SampleStream
+from qednano.rl.weights import latest_version
 
 log = logging.getLogger(__name__)
 
@@ -42,87 +48,28 @@ _WINDOW = 64  # groups over which means are reported
 class ActorConfig:
     """The actor's part of an RLRun; lengths in tokens, staleness in optimizer steps."""
 
-    group_size: int
-    problems_per_step: int
+    pace: Pace
     max_steps: int
-    max_staleness: int
-    concurrent_groups: int
     drop_zero_variance: bool
-    overlong: Overlong
+    shaping: RewardShaping
     sampling: SamplingParams
     max_model_length: int
-    server_sequences: int
+    seed: int = 0
+    pass_score: int = 6
+    groups_per_visit: int = 1  # more than one with a reasoning cache
 
 
 @dataclass(frozen=True)
-class Graded:
-    """One completion with its grade and what became of it: kept, ungraded or overlong."""
+class Parts:
+    """What the actor works with beside its pool; `cache` and `reference` are optional."""
 
-    sample: Sample
-    grade: Grade
-    text: str
-    outcome: str
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """A finished group and its outcome: published, or why it was not."""
-
-    id: str
-    problem_id: str
-    outcome: str
-    samples: Sequence[Graded] = ()
-
-
-def judge(
-    batch: CompletionBatch, prompt: Prompt, grades: Sequence[Grade], texts: Sequence[str], overlong: Overlong
-) -> list[Graded]:
-    """Samples with rewards. Cut off by the token limit: as graded, reward 0 (Penalty), or left out (Filter)."""
-    judged = []
-    for choice, grade, text in zip(batch.choices, grades, texts, strict=True):
-        cut = choice.finish_reason == "length"
-        outcome = "kept"
-        if grade.reward is None:
-            outcome = "ungraded"
-        elif cut and overlong is Overlong.FILTER:
-            outcome = "overlong"
-        reward = 0.0 if cut and overlong is Overlong.PENALTY else grade.reward or 0.0
-        sample = Sample(
-            prompt_ids=prompt.ids,
-            completion_ids=choice.token_ids,
-            logprobs=choice.logprobs,
-            reward=reward,
-            version_start=batch.version_start,
-            version_end=batch.version_end,
-            finish_reason=choice.finish_reason,
-        )
-        judged.append(Graded(sample, grade, text, outcome))
-    return judged
-
-
-def group_outcome(kept: Sequence[Sample], trainer_version: int, config: ActorConfig) -> str:
-    """What to do with a group: published, too-few, zero-variance, or stale."""
-    if len(kept) < 2:
-        return "too-few"
-    if config.drop_zero_variance and len({sample.reward for sample in kept}) == 1:
-        return "zero-variance"
-    if trainer_version - min(sample.oldest_version for sample in kept) > config.max_staleness:
-        return "stale"
-    return "published"
-
-
-def room(in_flight: int, queued: int, held: int, servers: int, config: ActorConfig) -> int:
-    """How many groups may be started now.
-
-    A group started now is learned from after all those ahead of it; each `problems_per_step` of them is one more
-    optimizer step between the weights it is drawn with and those that learn from it. So no more are ahead than
-    `max_staleness` allows, nor than keep the trainer busy: the step under way and the next one. Nor is more started
-    than the servers can decode at once: it would wait there and age.
-    """
-    step = config.problems_per_step
-    ahead = min(step * (config.max_staleness + 1), max(2 * step, config.concurrent_groups))
-    at_once = min(config.concurrent_groups, max(1, servers * config.server_sequences // config.group_size))
-    return max(0, min(ahead - (in_flight + queued + held), at_once - in_flight))
+    curriculum: Curriculum
+    grader: Grader
+    health: GraderHealth
+    stream: SampleStream
+    sample_log: SampleLog
+    cache: ReasoningCache | None = None
+    reference: Rollouts | None = None
 
 
 class Actor:
@@ -131,19 +78,16 @@ class Actor:
     def __init__(
         self,
         config: ActorConfig,
-        curriculum: Curriculum,
-        grader: Grader,
+        parts: Parts,
+        rollouts: Rollouts,
         run_dir: Path,
-        role: str,
-        sample_log: SampleLog,
         reporter: Reporter,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
-        self.config, self.curriculum, self.grader, self.run_dir = config, curriculum, grader, run_dir
-        self.stream = FileStream(run_dir)
-        self.pool = Pool(run_dir, role)
-        self.rollouts = Rollouts(self.pool, waiting=self._waiting)
-        self._log, self._reporter = sample_log, reporter
-        self._ordinals = undecided(self.stream.decided())
+        self.config, self.parts, self.rollouts, self.run_dir = config, parts, rollouts, run_dir
+        self.stream, self.pool = parts.stream, rollouts.pool
+        self._reporter, self._fence = reporter, fence
+        self._numbers = undecided(self.stream.decided())
         self._writes: set[asyncio.Future[object]] = set()
         self._version = 0
         self.outcomes: Counter[str] = Counter()
@@ -156,61 +100,118 @@ class Actor:
         """Sample until the trainer is done or `stopping()`. Raises Unavailable or DataError when it can't go on."""
         running: set[asyncio.Task[GroupResult]] = set()
         done: set[asyncio.Task[GroupResult]] = set()
-        async with self.rollouts:
-            try:
-                while not stopping() and not self.finished():
-                    for _ in range(self._room(len(running))):
-                        running.add(asyncio.create_task(self._group(next(self._ordinals))))
-                    done = set()
-                    if running:
-                        done, running = await asyncio.wait(
-                            running, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                        )
-                    else:
-                        await asyncio.sleep(TICK_SECONDS)
-                    for task in done:
-                        self._account(task.result())
-                    self._report(len(running))
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, *done, return_exceptions=True)
-                await asyncio.gather(*self._writes, return_exceptions=True)
+        try:
+            while not stopping() and not self.finished():
+                for _ in range(await self._room(len(running))):
+                    running.add(asyncio.create_task(self._group(await self._next_number())))
+                done = set()
+                if running:
+                    done, running = await asyncio.wait(
+                        running, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                else:
+                    await asyncio.sleep(TICK_SECONDS)
+                for task in done:
+                    self._account(task.result())
+                await self._report(len(running))
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, *done, return_exceptions=True)
+            await asyncio.gather(*self._writes, return_exceptions=True)
+            if self.parts.cache is not None:
+                await self.parts.cache.close()
 
     def finished(self) -> bool:
         """Whether the trainer has published its last weights."""
-        newest = latest(self.run_dir)
-        self._version = newest.version if newest else 0
+        self._version = latest_version(self.run_dir)
+        # what is drawn with older weights than these would be too stale before it is there
+        self.pool.wanted_version = self._version - self.config.pace.max_staleness
         return self._version >= self.config.max_steps
 
-    def _room(self, in_flight: int) -> int:
-        depth = self.stream.depth()
-        held = self.stream.held()  # after depth: a group that moves between the two counts twice, never not at all
-        servers = len(self.pool.servers()) if in_flight == 0 else max(1, len(self.pool.servers()))
-        if servers == 0:
-            return 1 if in_flight == 0 else 0  # one request that waits for a server and says so
-        return room(in_flight, depth, held, servers, self.config)
+    async def _room(self, in_flight: int) -> int:
+        queued, held = await asyncio.to_thread(self.stream.backlog)
+        servers = self.pool.fresh()
+        if not servers:
+            # one request that waits for a server and says so; but servers that only load new weights will be there
+            return 1 if in_flight == 0 and not self.pool.servers() else 0
+        lag = max(0, self._version - min(server.version for server in servers))
+        return room(Ahead(in_flight, queued, held, len(servers), lag), self.config.pace)
 
     # -- one group --------------------------------------------------------------------------------------------------
 
-    async def _group(self, ordinal: int) -> GroupResult:
-        identity, row = group_id(ordinal), self.curriculum.problem(ordinal)
-        prompt = await self.rollouts.tokenise(row.problem)
-        space = self.config.max_model_length - len(prompt.ids)
+    async def _next_number(self) -> int:
+        """The next group's number; those whose problem the curriculum passes over are discarded."""
+        while True:
+            number = next(self._numbers)
+            if self.parts.curriculum.wanted(number // self.config.groups_per_visit):
+                return number
+            self.outcomes["passed-over"] += 1
+            metrics.GROUPS.labels("passed-over").inc()
+            await self._write(self.stream.discard, group_id(number))
+
+    async def _group(self, number: int) -> GroupResult:
+        config, cache = self.config, self.parts.cache
+        identity = group_id(number)
+        visit, slot = divmod(number, config.groups_per_visit)
+        row = self.parts.curriculum.problem(visit)
+        state = None
+        if cache is not None:
+            state = await cache.state(visit, slot, row)
+            message = cache.message(row, state)
+        else:
+            message = row.problem
+        prompt = await self.rollouts.tokenise(message)
+        turn = state.cycles if state else 0
+        space = config.max_model_length - len(prompt.ids)
         if space < 1:
-            return await self._close(GroupResult(identity, row.id, "prompt-too-long"))
-        sampling = self.config.sampling
-        if space < sampling.max_tokens:
-            sampling = SamplingParams(space, sampling.temperature, sampling.top_p)
-        batch = await self.rollouts.complete(prompt.ids, sampling, self.config.group_size)
+            return await self._close(GroupResult(identity, row.id, "prompt-too-long", turn=turn))
+        sampling = replace(
+            config.sampling,
+            max_tokens=min(space, config.sampling.max_tokens),
+            seed=request_seed(config.seed, "group", number),
+        )
+        batch = await self.rollouts.complete(prompt.ids, sampling, config.pace.group_size)
         texts = [written_proof(choice.text, prompt.reasoning) for choice in batch.choices]
-        grades = await asyncio.gather(*(obtain_grade(self.grader, row, text) for text in texts))
-        judged = judge(batch, prompt, grades, texts, self.config.overlong)
+        if cache is not None and state is not None:
+            texts = [cache.graded_text(state, text) for text in texts]
+        judged = judge(batch, prompt, await self._grades(row, batch, texts), texts, config.shaping)
         kept = [item.sample for item in judged if item.outcome == "kept"]
-        outcome = group_outcome(kept, self._version, self.config)
+        outcome = group_outcome(
+            kept, self._version, max_staleness=config.pace.max_staleness, drop_zero_variance=config.drop_zero_variance
+        )
+        result = GroupResult(identity, row.id, outcome, judged, turn)
         if outcome == "published":
-            await self._write(self.stream.publish, Group(identity, row.id, kept))
-        return await self._close(GroupResult(identity, row.id, outcome, judged), batch.seconds)
+            samples = await self._with_reference(kept)
+            await self._write(self._publish, Group(identity, row.id, samples))
+        return await self._close(result, batch.seconds)
+
+    async def _grades(self, row: ProblemRow, batch: Drawn, texts: Sequence[str]) -> list[Grade]:
+        """A grade each, some without a score; waits while the grader fails too often."""
+        parts = self.parts
+        return await asyncio.gather(
+            *(
+                obtain_grade(parts.grader, row, text, cut_off=choice.finish_reason == "length", health=parts.health)
+                for choice, text in zip(batch.choices, texts, strict=True)
+            )
+        )
+
+    async def _with_reference(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples with a served reference policy's log-probs, if there is one."""
+        reference = self.parts.reference
+        if reference is None:
+            return list(samples)
+        found = await asyncio.gather(
+            *(
+                reference.score(len(sample.prompt_ids), [*sample.prompt_ids, *sample.completion_ids])
+                for sample in samples
+            )
+        )
+        return [replace(sample, reference=logprobs) for sample, logprobs in zip(samples, found, strict=True)]
+
+    def _publish(self, group: Group) -> None:
+        self._fence()
+        self.stream.publish(group)
 
     async def _write(self, write: Callable[[Item], object], item: Item) -> None:
         """Write in a thread; a cancelled task leaves the write to be waited for at the end of `run`."""
@@ -222,7 +223,10 @@ class Actor:
     async def _close(self, result: GroupResult, seconds: float = 0.0) -> GroupResult:
         if result.outcome != "published":
             await self._write(self.stream.discard, result.id)
-        self._log.write(result, seconds)
+        if self.parts.curriculum.rates is not None:
+            scores = [item.grade.score for item in result.samples if item.grade.score is not None]
+            self.parts.curriculum.rates.update(result.problem_id, [score >= self.config.pass_score for score in scores])
+        self.parts.sample_log.write(result, seconds)
         return result
 
     # -- accounts -----------------------------------------------------------------------------------------------------
@@ -235,6 +239,8 @@ class Actor:
         self._tokens.append((time.monotonic(), tokens))
         metrics.TOKENS_GENERATED.inc(tokens)
         for item in result.samples:
+            if item.outcome != "ungraded":
+                metrics.REWARDS.observe(item.sample.reward)
             metrics.RESPONSE_TOKENS.observe(len(item.sample.completion_ids))
             if item.sample.finish_reason == "length":
                 metrics.TRUNCATED.inc()
@@ -246,7 +252,7 @@ class Actor:
         if self.outcomes["prompt-too-long"] > 1000 and not self.outcomes["published"]:
             raise DataError("more than 1,000 prompts fill spec.rollout.maxModelLength; raise it or filter the dataset")
 
-    def _report(self, in_flight: int) -> None:
+    async def _report(self, in_flight: int) -> None:
         now = time.monotonic()
         if now < self._next_report:
             return
@@ -255,53 +261,40 @@ class Actor:
             self._tokens.popleft()
         span = max(1e-9, now - self._tokens[0][0])
         shown = window_metrics(self._recent, self._version)
-        servers, depth = len(self.pool.servers()), self.stream.depth()
+        servers, (queued, _) = len(self.pool.servers()), await asyncio.to_thread(self.stream.backlog)
         metrics.POOL_SERVERS.set(servers)
-        metrics.QUEUE_DEPTH.set(depth)
-        metrics.REWARD_MEAN.set(shown.get("reward", 0.0))
-        metrics.REWARD_STD.set(shown.get("rewardStd", 0.0))
+        metrics.QUEUE_DEPTH.set(queued)
+        metrics.GROUPS_IN_FLIGHT.set(in_flight)
+        self._set_rewards(shown)
+        if self.parts.curriculum.rates is not None:
+            await asyncio.to_thread(self.parts.curriculum.rates.save)
         published = self.outcomes["published"]
         self._reporter.update(
             stage="Sampling" if published or in_flight else "Waiting",
             unit="group",
             step=published,
-            total=self.config.max_steps * self.config.problems_per_step,
+            total=self.config.max_steps * self.config.pace.problems_per_step,
             metrics={
                 **shown,
                 "tokensPerSecond": sum(tokens for _, tokens in list(self._tokens)[1:]) / span,
                 "servers": servers,
-                "queuedGroups": depth,
+                "queuedGroups": queued,
                 "groupsInFlight": in_flight,
+                "graderFailurePercent": self.parts.health.failure_percent,
             },
             message=", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items())) if servers else None,
         )
 
-    def _waiting(self, seconds: float) -> None:
-        if seconds >= 1.0 and self._reporter.report().stage != "Waiting":
-            self._reporter.update(stage="Waiting")
-        self._reporter.update(message=f"waiting for a rollout server, {seconds:.0f} s so far")
-
-
-def window_metrics(results: Sequence[GroupResult] | deque[GroupResult], trainer_version: int) -> dict[str, float]:
-    """Means over the last groups: reward of all graded samples, spread within groups, staleness, length, shares."""
-    groups = [result for result in results if result.samples]
-    items = [item for result in groups for item in result.samples]
-    graded = [item.sample.reward for item in items if item.outcome != "ungraded"]
-    if not groups or not graded:
-        return {}
-    spreads = []
-    for result in groups:
-        rewards = [item.sample.reward for item in result.samples if item.outcome == "kept"]
-        if rewards:
-            mean = sum(rewards) / len(rewards)
-            spreads.append((sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) ** 0.5)
-    published = [result for result in groups if result.outcome == "published"]
-    stale = [max(0, trainer_version - min(i.sample.version_start for i in r.samples)) for r in published]
-    return {
-        "reward": sum(graded) / len(graded),
-        "rewardStd": sum(spreads) / max(1, len(spreads)),
-        "stalenessMean": sum(stale) / max(1, len(stale)),
-        "responseTokens": sum(len(item.sample.completion_ids) for item in items) / len(items),
-        "truncatedShare": sum(item.sample.finish_reason == "length" for item in items) / len(items),
-        "zeroVarianceShare": sum(result.outcome == "zero-variance" for result in groups) / len(groups),
-    }
+    def _set_rewards(self, shown: dict[str, float]) -> None:
+        metrics.REWARD_MEAN.set(shown.get("reward", 0.0))
+        metrics.REWARD_STD.set(shown.get("rewardStd", 0.0))
+        metrics.ZERO_VARIANCE.set(shown.get("zeroVarianceShare", 0.0))
+        for turn in {result.turn for result in self._recent}:
+            rewards = [
+                item.sample.reward
+                for result in self._recent
+                for item in result.samples
+                if result.turn == turn and item.outcome != "ungraded"
+            ]
+            if rewards:
+                metrics.TURN_REWARD.labels(str(turn)).set(sum(rewards) / len(rewards))

@@ -8,7 +8,7 @@ Losses are to be minimised. The step's loss is sum over tokens of weight * loss,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,8 +27,21 @@ class LossConfig:
     clip_low: float = 0.2
     clip_high: float = 0.2
     entropy_bonus: float = 0.0
+    entropy_decay_steps: int = 0
     kl: str = "none"
     kl_weight: float = 0.0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether there is a KL term."""
+        return self.kl != "none" and self.kl_weight > 0
+
+    def at(self, step: int) -> LossConfig:
+        """The coefficients of optimizer step `step` (from 0): the entropy bonus falls linearly to 0."""
+        if not self.entropy_decay_steps:
+            return self
+        left = max(0.0, 1 - step / self.entropy_decay_steps)
+        return replace(self, entropy_bonus=self.entropy_bonus * left)
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ def token_losses(inputs: LossInputs, config: LossConfig) -> TokenLosses:
     loss = terms.loss
     if config.entropy_bonus:
         loss = loss - config.entropy_bonus * inputs.entropies
-    if config.kl != "none" and config.kl_weight:
+    if config.needs_reference:
         if inputs.reference is None:
             raise ValueError("a KL term needs the reference policy's log-probs")
         loss = loss + config.kl_weight * kl_divergence(inputs.logprobs, inputs.reference, config.kl)

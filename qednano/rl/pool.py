@@ -63,6 +63,7 @@ class Pool:
     """The live servers of one role, and how many requests each has from this process."""
 
     wanted_model: str | None = None  # send only to servers of this model; None: any
+    wanted_version = 0  # send only to servers with these weights or newer ones
 
     def __init__(self, run_dir: Path, role: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._role, self._clock = run_dir / "pool", role, clock
@@ -92,12 +93,16 @@ class Pool:
         """Send nothing to a server that just failed for a moment, while its record may still say it lives."""
         self._distrusted[server.url] = self._clock() + DISTRUST_SECONDS
 
+    def fresh(self) -> list[ServerRecord]:
+        """Live servers whose weights are new enough."""
+        return [record for record in self.servers() if record.version >= self.wanted_version]
+
     def choose(self) -> ServerRecord | None:
-        """The live server of the wanted model with the fewest requests in flight; None when there is none."""
+        """The fresh server of the wanted model with the fewest requests in flight; None when there is none."""
         now = self._clock()
         trusted = [
             record
-            for record in self.servers()
+            for record in self.fresh()
             if self._distrusted.get(record.url, 0.0) <= now and self.wanted_model in (None, record.model)
         ]
         return min(trusted, key=lambda record: (self.in_flight[record.url], record.name), default=None)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 import aiohttp
 
+from qednano import metrics
 from qednano.errors import Unavailable
-from qednano.llm.client import CompletionBatch, LlmClient, Prompt, RetryPolicy, SamplingParams
+from qednano.llm.client import LlmClient, Prompt, RetryPolicy, SamplingParams
+from qednano.rl.generation import Draft, Drawn, draw, drawn, score
 from qednano.rl.pool import Pool, ServerRecord
 
 log = logging.getLogger(__name__)
@@ -42,17 +45,68 @@ class Rollouts:
     ) -> None:
         await self._session.close()
 
-    async def complete(self, prompt_ids: Sequence[int], sampling: SamplingParams, n: int) -> CompletionBatch:
-        """`n` completions, all from one server. Raises RequestRefused, or Unavailable when nobody can answer."""
-        while True:
-            batch = await self._somewhere(lambda client: client.complete(prompt_ids, sampling, n))
-            if self.pool.wanted_model in (None, batch.model):
-                return batch
-            await asyncio.sleep(0.2)  # the server restarted with the model it was started with
+    async def complete(self, prompt_ids: Sequence[int], sampling: SamplingParams, n: int) -> Drawn:
+        """`n` completions. When a server dies in mid-answer, others go on from the tokens that had come.
+
+        Raises RequestRefused, or Unavailable when nobody can answer.
+        """
+        started = time.monotonic()
+        drafts = [Draft() for _ in range(n)]
+        model = ""
+        failures = 0
+        while begun := _alike([draft for draft in drafts if not draft.whole]):
+            found = await asyncio.gather(
+                *(self._draw(prompt_ids, sampling, part) for part in begun), return_exceptions=True
+            )
+            for result in found:
+                if isinstance(result, str):
+                    model = result
+                elif not isinstance(result, Unavailable):
+                    raise result
+            broken = [result for result in found if isinstance(result, Unavailable)]
+            failures += bool(broken)
+            if failures >= _FAILURES:  # time says nothing: an answer may take hours before its server dies
+                raise Unavailable(f"no server answered a request in {failures} tries; the last: {broken[-1]}")
+            if broken:
+                self._count_moved(drafts)
+            _end_full(drafts, sampling.max_tokens)
+        return drawn(drafts, time.monotonic() - started, model)
+
+    async def _draw(self, prompt_ids: Sequence[int], sampling: SamplingParams, drafts: Sequence[Draft]) -> str:
+        server = await self.pool.wait(self._patience, self._waiting)
+        try:
+            async with self.pool.busy(server):
+                return await draw(
+                    self._session,
+                    server.url,
+                    prompt_ids,
+                    sampling,
+                    drafts,
+                    timeout=REQUEST_SECONDS,
+                    wanted_model=self.pool.wanted_model,
+                )
+        except Unavailable as error:
+            self.pool.distrust(server)
+            log.warning("%s does not answer, the request goes elsewhere: %s", server.name, error)
+            raise
+
+    @staticmethod
+    def _count_moved(drafts: Sequence[Draft]) -> None:
+        moved = [draft for draft in drafts if not draft.whole]
+        metrics.MOVED_SAMPLES.inc(len(moved))
+        metrics.KEPT_TOKENS.inc(sum(len(draft.token_ids) for draft in moved))
 
     async def tokenise(self, problem: str) -> Prompt:
         """The problem as the user's turn, through the model's chat template."""
-        return await self._somewhere(lambda client: client.tokenise([{"role": "user", "content": problem}]))
+        return await self.conversation([{"role": "user", "content": problem}])
+
+    async def conversation(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """The turns through the model's chat template."""
+        return await self._somewhere(lambda client: client.tokenise(messages))
+
+    async def score(self, prompt: int, ids: Sequence[int]) -> list[float]:
+        """Log-probs of `ids` behind their first `prompt` tokens, at temperature 1. Raises as `complete` does."""
+        return await self._somewhere(lambda client: score(self._session, client.base_url, prompt, ids, REQUEST_SECONDS))
 
     async def _somewhere(self, ask: Callable[[LlmClient], Awaitable[Answer]]) -> Answer:
         failures = 0
@@ -78,3 +132,16 @@ class Rollouts:
                 session=self._session,
             )
         return self._clients[server.url]
+
+
+def _alike(drafts: Sequence[Draft]) -> list[list[Draft]]:
+    """Drafts by request: those without a token share one, the others each go on from their own tokens."""
+    fresh = [draft for draft in drafts if not draft.token_ids]
+    return ([fresh] if fresh else []) + [[draft] for draft in drafts if draft.token_ids]
+
+
+def _end_full(drafts: Sequence[Draft], max_tokens: int) -> None:
+    """A draft that has all its tokens, but whose server died before it said so, is whole."""
+    for draft in drafts:
+        if not draft.whole and len(draft.token_ids) >= max_tokens:
+            draft.finish_reason = "length"

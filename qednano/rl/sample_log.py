@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qednano.jsonl import RowWriter
 
 if TYPE_CHECKING:
-    from qednano.rl.actor import GroupResult
+    from qednano.rl.groups import GroupResult
 
 
 class SampleLog:
@@ -27,7 +27,12 @@ class SampleLog:
 
     def write(self, result: GroupResult, seconds: float) -> None:
         """All samples of one group; a group without samples leaves one row that says why."""
-        common = {"time": round(time.time(), 3), "group": result.id, "problem": result.problem_id}
+        common = {
+            "time": round(time.time(), 3),
+            "group": result.id,
+            "problem": result.problem_id,
+            "cycles": result.turn,
+        }
         rows: list[dict[str, object]] = [
             common
             | {

@@ -18,6 +18,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from qednano.errors import DataError
 
@@ -30,7 +31,7 @@ class Sample:
 
     `logprobs[i]` is the log-probability of `completion_ids[i]` under the sampling distribution (temperature
     and top-p applied), by the weights of versions `version_start..version_end`. `reward` is score/7 after
-    shaping.
+    shaping. `reference` holds a served reference policy's log-probs of the same tokens, if there is one.
     """
 
     prompt_ids: list[int]
@@ -40,6 +41,7 @@ class Sample:
     version_start: int
     version_end: int
     finish_reason: str
+    reference: list[float] = field(default_factory=list)
 
     @property
     def oldest_version(self) -> int:
@@ -61,8 +63,51 @@ class Group:
         return min((s.oldest_version for s in self.samples), default=0)
 
 
+class SampleStream(Protocol):
+    """A durable, ordered, exactly-once stream of groups: one publisher, one consumer.
+
+    Positions are opaque to both, and greater for what was published later. Methods block; a stream that is down for
+    good raises Unavailable.
+    """
+
+    def publish(self, group: Group) -> str:
+        """Append the group and return its position; a group id already decided is not written again."""
+        ...
+
+    def discard(self, group_id: str) -> None:
+        """Remember that this group was decided against (zero variance, too stale), so a restart skips it."""
+        ...
+
+    def decided(self) -> set[str]:
+        """Ids of all groups ever published or discarded, by this process or one before it."""
+        ...
+
+    def backlog(self) -> tuple[int, int]:
+        """How many published groups the consumer hasn't taken yet, and how many it holds for its next step."""
+        ...
+
+    def consume(
+        self, after: str | None, stop: threading.Event, timeout: float | None = None, held: int = 0
+    ) -> tuple[str, Group] | None:
+        """The next group after `after`, in publish order; waits for it.
+
+        None when `stop` is set or `timeout` seconds passed. Going back (a trainer resumed from an older
+        checkpoint) is fine as long as those groups haven't been acknowledged. `held` is how many groups the consumer
+        keeps for its next step, which the publisher counts as ahead of what it starts.
+        """
+        ...
+
+    def acknowledge(self, position: str) -> None:
+        """Everything up to and including `position` is in a checkpoint: forget samples, remember ids."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
 class FileStream:
-    """A durable, ordered, exactly-once stream of groups in one folder: one publisher, one consumer."""
+    """A stream in one folder; see `SampleStream`."""
 
     def __init__(self, run_dir: Path | str) -> None:
         self.folder = Path(run_dir) / "stream"
@@ -117,24 +162,24 @@ class FileStream:
         """How many groups the consumer keeps for the step that it gathers or works on; stale ones don't count."""
         return _sequence(_read_text(self._taken).partition(" ")[2])
 
+    def backlog(self) -> tuple[int, int]:
+        """Groups that wait for the consumer, and those that it holds."""
+        depth = self.depth()
+        return depth, self.held()  # in this order: a group that moves between the two counts twice, never not at all
+
     # -- consumer --------------------------------------------------------------------------------------------
 
     def consume(
         self, after: str | None, stop: threading.Event, timeout: float | None = None, held: int = 0
     ) -> tuple[str, Group] | None:
-        """The next group after `after`, in publish order; waits for it.
-
-        None when `stop` is set or `timeout` seconds passed. Going back (a trainer resumed from an older
-        checkpoint) is fine as long as those groups haven't been acknowledged. `held` is how many groups the consumer
-        keeps for its next step, which the publisher counts as ahead of what it starts.
-        """
+        """The next group after `after`, in publish order; waits for it."""
         self._mark_taken(f"{after or _position(0)} {held}")
         wanted = _position(max(_sequence(after), self._acknowledged()) + 1)
         path = self.folder / f"{wanted}.json"
         deadline = None if timeout is None else time.monotonic() + timeout
         while not stop.is_set():
             try:
-                group = _decode(path.read_bytes(), path)
+                group = decode(path.read_bytes(), str(path))
                 self._mark_taken(f"{wanted} {held + 1}")
                 return wanted, group
             except FileNotFoundError:
@@ -152,13 +197,16 @@ class FileStream:
         # Ids first, files second: a crash between the two leaves files behind, which the next call removes.
         _append_lines(
             self._acknowledged_log,
-            [f"{_position(n)} {_decode(paths[n].read_bytes(), paths[n]).id}" for n in fresh],
+            [f"{_position(n)} {decode(paths[n].read_bytes(), str(paths[n])).id}" for n in fresh],
         )
         for path in paths.values():
             path.unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.tmp"):
             if _sequence(leftover.name[1:].split(".")[0]) <= upto:
                 leftover.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     # -- the folder ------------------------------------------------------------------------------------------
 
@@ -168,7 +216,7 @@ class FileStream:
             position = _position(number)
             temporary = self.folder / f".{position}.{uuid.uuid4().hex}.tmp"
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(asdict(group), file, separators=(",", ":"), allow_nan=False)
+                file.write(encode(group))
                 file.flush()
                 os.fsync(file.fileno())
             try:
@@ -193,7 +241,7 @@ class FileStream:
             for number in self._sequence_numbers():
                 path = self.folder / f"{_position(number)}.json"
                 try:
-                    decided[_decode(path.read_bytes(), path).id] = _position(number)
+                    decided[decode(path.read_bytes(), str(path)).id] = _position(number)
                 except FileNotFoundError:  # acknowledged meanwhile: its id is in the log read below
                     continue
             for line in _read_lines(self._acknowledged_log):
@@ -219,12 +267,18 @@ def _sequence(position: str | None) -> int:
     return int(position) if position and position.isdigit() else 0
 
 
-def _decode(data: bytes, path: Path) -> Group:
+def encode(group: Group) -> str:
+    """The group as JSON."""
+    return json.dumps(asdict(group), separators=(",", ":"), allow_nan=False)
+
+
+def decode(data: bytes, where: str) -> Group:
+    """The group of that JSON. DataError names where it lies when it is none."""
     try:
-        raw = json.loads(data)
+        raw: Any = json.loads(data)
         return Group(raw["id"], raw["problem_id"], [Sample(**sample) for sample in raw["samples"]])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a group of samples ({error}); remove it and restart") from error
+        raise DataError(f"{where} is not a group of samples ({error}); remove it and restart") from error
 
 
 def _read_text(path: Path) -> str:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -23,25 +22,18 @@ from qednano import metrics
 from qednano.errors import DataError
 from qednano.rl import weights
 from qednano.rl.advantages import advantages
-from qednano.rl.losses import LossConfig, LossInputs, token_losses, token_weights
-from qednano.rl.stream import Group, Sample
+from qednano.rl.losses import LossConfig, LossInputs, kl_divergence, token_losses, token_weights
+from qednano.rl.reference_policy import ReferenceLogprobs
+from qednano.rl.stream import Group, Sample, SampleStream
 from qednano.training.engine import LossTerms
 from qednano.training.packing import Document, MicroBatch
 from qednano.training.session import Session
 
 log = logging.getLogger(__name__)
 FIELDS = ("behaviour", "advantage")
+REFERENCE = "reference"
+QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)  # of the importance ratios that are shown
 PATIENCE = 10.0  # seconds rank 0 waits for groups before it lets the other ranks know that it still does
-
-
-class SampleSource(Protocol):
-    """What the trainer needs of a sample stream; see `qednano.rl.stream`."""
-
-    def consume(
-        self, after: str | None, stop: threading.Event, timeout: float | None = None, held: int = 0
-    ) -> tuple[str, Group] | None: ...
-
-    def acknowledge(self, position: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class TrainerConfig:
     max_steps: int
     max_staleness: int
     sequence_length: int
-    micro_batch_tokens: int
+    served_reference: bool = False  # samples bring the reference policy's log-probs
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,7 @@ class Intake:
 class Reader:
     """Gathers the groups of a step from the stream, on rank 0; keeps what it has when its patience ends."""
 
-    source: SampleSource
+    source: SampleStream
     stop: threading.Event
     position: str | None = None
     _groups: list[Group] = field(default_factory=list)
@@ -114,52 +106,63 @@ def step_documents(groups: Sequence[Group], config: TrainerConfig) -> list[Docum
     samples = [sample for group in groups for sample in group.samples]
     for group in groups:
         for sample in group.samples:
-            _check(group, sample, config.sequence_length)
+            _check(group, sample, config)
     scores = advantages([[sample.reward for sample in group.samples] for group in groups], config.advantage)
     weights_of = token_weights(
         [len(sample.completion_ids) for sample in samples],
         config.aggregation,
         samples=max(len(samples), config.groups_per_step * config.group_size),
     )
-    always = bool(config.loss.entropy_bonus or config.loss.kl_weight)
+    always = bool(config.loss.entropy_bonus or config.loss.needs_reference)
     documents = []
     for index, (sample, advantage) in enumerate(zip(samples, [a for group in scores for a in group], strict=True)):
         if sample.completion_ids and (advantage != 0 or always):
             prompt, length = len(sample.prompt_ids), len(sample.completion_ids)
+            fields = {"behaviour": [0.0] * prompt + sample.logprobs, "advantage": [advantage] * (prompt + length)}
+            if config.served_reference:
+                fields[REFERENCE] = [0.0] * prompt + sample.reference
             documents.append(
                 Document(
                     [*sample.prompt_ids, *sample.completion_ids],
                     [0.0] * prompt + [weights_of[index]] * length,
-                    {"behaviour": [0.0] * prompt + sample.logprobs, "advantage": [advantage] * (prompt + length)},
+                    fields,
                     index=index,
                 )
             )
     return documents
 
 
-def _check(group: Group, sample: Sample, sequence_length: int) -> None:
+def _check(group: Group, sample: Sample, config: TrainerConfig) -> None:
     if len(sample.logprobs) != len(sample.completion_ids) or not sample.prompt_ids:
         raise DataError(
             f"group {group.id}: a sample has {len(sample.prompt_ids)} prompt tokens, {len(sample.completion_ids)} "
             f"completion tokens and {len(sample.logprobs)} log-probs; there must be a prompt and one log-prob a token"
         )
-    if len(sample.prompt_ids) + len(sample.completion_ids) > sequence_length:
+    if config.served_reference and len(sample.reference) != len(sample.completion_ids):
+        raise DataError(
+            f"group {group.id}: a sample has {len(sample.completion_ids)} completion tokens and "
+            f"{len(sample.reference)} log-probs of the reference policy; there must be one a token"
+        )
+    if len(sample.prompt_ids) + len(sample.completion_ids) > config.sequence_length:
         raise DataError(
             f"group {group.id}: a sample has {len(sample.prompt_ids) + len(sample.completion_ids)} tokens, "
-            f"more than spec.trainer.sequenceLength ({sequence_length})"
+            f"more than spec.trainer.sequenceLength ({config.sequence_length})"
         )
 
 
 class PolicyLoss:
     """The step's loss function for the engine; also keeps the importance ratios of this rank for the metrics."""
 
-    def __init__(self, config: LossConfig) -> None:
-        self.config = config
+    def __init__(self, config: LossConfig, reference: ReferenceLogprobs | None = None) -> None:
+        self.config, self.reference = config, reference
         self.ratios: list[Tensor] = []
 
     def __call__(self, batch: MicroBatch, logprobs: Tensor, entropies: Tensor) -> LossTerms:
         behaviour = batch.fields["behaviour"]
-        inputs = LossInputs(logprobs, behaviour, batch.fields["advantage"], batch.sample, entropies)
+        reference = None
+        if self.config.needs_reference:
+            reference = self.reference(batch) if self.reference else batch.fields[REFERENCE]
+        inputs = LossInputs(logprobs, behaviour, batch.fields["advantage"], batch.sample, entropies, reference)
         terms = token_losses(inputs, self.config)
         self.ratios.append(terms.ratio)
         difference = logprobs.detach() - behaviour
@@ -171,15 +174,23 @@ class PolicyLoss:
             "ratio2": terms.ratio.square().sum(),
             "behaviourKl": (torch.expm1(difference) - difference).sum(),
         }
+        if reference is not None:
+            sums["referenceKl"] = kl_divergence(logprobs.detach(), reference, "k3").sum()
         return LossTerms((batch.weights * terms.loss).sum(), sums)
 
 
 class Trainer:
     """Runs the steps of one attempt of an RLRun. Every rank has one; only rank 0 reads the stream and publishes."""
 
-    def __init__(self, session: Session, source: SampleSource, config: TrainerConfig) -> None:
+    def __init__(
+        self,
+        session: Session,
+        source: SampleStream,
+        config: TrainerConfig,
+        reference: ReferenceLogprobs | None = None,
+    ) -> None:
         self.session, self.engine, self.config = session, session.engine, config
-        self.source = source
+        self.source, self.reference = source, reference
         self.reader = Reader(source, session.context.stopping)
         self.stale_groups = 0
         self.reward = 0.0
@@ -227,8 +238,8 @@ class Trainer:
         began = time.monotonic()
         config = self.config
         documents = step_documents(intake.groups, config)
-        loss = PolicyLoss(config.loss)
-        step = self.session.train(documents, loss, FIELDS)
+        loss = PolicyLoss(config.loss.at(self.engine.step), self.reference)
+        step = self.session.train(documents, loss, (*FIELDS, REFERENCE) if config.served_reference else FIELDS)
         self.stale_groups += intake.stale
         rewards = [sample.reward for group in intake.groups for sample in group.samples]
         self.reward = sum(rewards) / max(1, len(rewards))
@@ -239,20 +250,23 @@ class Trainer:
         ) / len(intake.groups)  # fmt: skip
         if self.engine.rank == 0:
             metrics.TRAINER_WAIT.inc(intake.waited)
+            metrics.TRAINER_BUSY.inc(time.monotonic() - began)
+            metrics.TRAINED_REWARD.set(self.reward)
             metrics.GROUPS.labels("trained").inc(len(intake.groups))
         self.session.report(step, extra, time.monotonic() - began)
 
     def _publish(self) -> None:
-        if self.engine.rank == 0:
-            self.session.checkpoints.before_publish()
+        began = time.monotonic()
         export = self.engine.weights()
         if self.engine.rank == 0:
             weights.publish(
                 self.session.context.run_dir,
                 self.engine.step,
                 lambda folder: self.session.write_model(export, folder),
+                fence=self.session.checkpoints.before_publish,
             )
             metrics.WEIGHT_VERSION.labels("trainer").set(self.engine.step)
+            metrics.WEIGHT_PUBLISH_SECONDS.observe(time.monotonic() - began)
 
     def _save(self) -> None:
         position = self.reader.position
@@ -271,17 +285,19 @@ class Trainer:
 
 def _policy_metrics(sums: dict[str, float], ratios: Sequence[Tensor]) -> dict[str, float]:
     count = max(1.0, sums["count"])
-    share = {name: sums[name] / count for name in ("entropy", "clipped", "behaviourKl")}
+    share = {name: sums[name] / count for name in ("entropy", "clipped", "behaviourKl", "referenceKl") if name in sums}
     effective = sums["ratio"] ** 2 / max(1e-12, count * sums["ratio2"])
     metrics.ENTROPY.set(share["entropy"])
     metrics.CLIPPED_SHARE.set(share["clipped"])
     metrics.KL.set(share["behaviourKl"])
+    if "referenceKl" in share:
+        metrics.REFERENCE_KL.set(share["referenceKl"])
     metrics.EFFECTIVE_SAMPLE_SIZE.set(effective)
     shown = {**share, "ratio": sums["ratio"] / count, "effectiveSampleRatio": effective}
     together = torch.cat(list(ratios)) if ratios else torch.empty(0)
     if len(together):
-        for name, value in zip(("0.05", "0.5", "0.95"), _quantiles(together, (0.05, 0.5, 0.95)), strict=True):
-            metrics.IMPORTANCE_RATIO.labels(name).set(value)
+        for name, value in zip(QUANTILES, _quantiles(together, QUANTILES), strict=True):
+            metrics.IMPORTANCE_RATIO.labels(str(name)).set(value)
     return shown
 
 

@@ -26,10 +26,14 @@ class PublishedWeights:
     folder: Path
 
 
-def publish(run_dir: Path, version: int, write: Callable[[Path], None]) -> PublishedWeights:
+def publish(
+    run_dir: Path, version: int, write: Callable[[Path], None], fence: Callable[[], None] = lambda: None
+) -> PublishedWeights:
     """Let `write` fill a folder, make it visible as this version, and point LATEST at it. One process publishes.
 
-    A version that is there already is written anew, since a run that resumed may have other weights for it.
+    A version that is there already is written anew, since a run that resumed may have other weights for it. `fence`
+    raises when another process has taken over: asked once the weights are written, which may take minutes, and again
+    before LATEST moves.
     """
     root = run_dir / "weights"
     final = root / f"v{version:06d}"
@@ -37,9 +41,11 @@ def publish(run_dir: Path, version: int, write: Callable[[Path], None]) -> Publi
         shutil.rmtree(leftover, ignore_errors=True)
     with staging(final) as folder:
         write(folder)
+        fence()
         if final.exists():
             os.replace(final, Path(tempfile.mkdtemp(prefix=".tmp-", dir=root)) / "old")
         os.replace(folder, final)
+    fence()
     write_atomic(root / "LATEST", f"{final.name}\n")
     # Versions above this one belong to a life that ended before its checkpoint; nobody will be sent there.
     kept = [item for item in _versions(root) if item.version <= version][-KEEP:]
@@ -57,6 +63,12 @@ def latest(run_dir: Path) -> PublishedWeights | None:
         return PublishedWeights(int(name.removeprefix("v")), root / name)
     except (FileNotFoundError, ValueError):
         return None
+
+
+def latest_version(run_dir: Path) -> int:
+    """The newest published version, 0 before the first."""
+    found = latest(run_dir)
+    return found.version if found else 0
 
 
 def _versions(root: Path) -> list[PublishedWeights]:

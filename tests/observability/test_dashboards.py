@@ -17,7 +17,7 @@ from tools.observability.promql import exported
 
 BOUNDED = {  # labels whose values are named in the code or the spec, never taken from data
     "role", "outcome", "reason", "quantile", "stage", "model", "kind", "phase", "result", "method", "code", "namespace",
-    "cause", "bucket",
+    "cause", "bucket", "cycles",
 }  # fmt: skip
 METRICS = [*metrics_of(jobs), *metrics_of(operator)]
 EXPRESSIONS = [query.expression for page in DASHBOARDS for panel in page.panels() for query in panel.queries] + [

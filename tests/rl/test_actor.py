@@ -10,30 +10,34 @@ from pathlib import Path
 import pytest
 
 from qednano.api.rlrun import Overlong
+from qednano.artifacts import check_fence, claim_attempt
 from qednano.data.schema import ProblemRow
-from qednano.errors import DataError, Unavailable
+from qednano.errors import DataError, Fenced, Unavailable
+from qednano.grading.health import GraderHealth
 from qednano.grading.interface import Grade
-from qednano.llm.client import Completion, CompletionBatch, Prompt, SamplingParams
+from qednano.llm.completions import Completion, Prompt, SamplingParams
 from qednano.progress import Reporter
 from qednano.rl import weights
-from qednano.rl.actor import Actor, ActorConfig, group_outcome, judge, room
+from qednano.rl.actor import Actor, ActorConfig, Parts
+from qednano.rl.backpressure import Ahead, Pace, room
 from qednano.rl.curriculum import Curriculum, group_id, undecided
+from qednano.rl.generation import Drawn, request_seed
+from qednano.rl.groups import group_outcome, judge
+from qednano.rl.pool import Pool
+from qednano.rl.rewards import RewardShaping
 from qednano.rl.rollouts import Rollouts
 from qednano.rl.sample_log import SampleLog
 from qednano.rl.stream import FileStream
 from tests.rl.servers import StandIn
 
+PACE = Pace(group_size=3, problems_per_step=4, max_staleness=1, concurrent_groups=8, server_sequences=64)
 CONFIG = ActorConfig(
-    group_size=3,
-    problems_per_step=4,
+    pace=PACE,
     max_steps=3,
-    max_staleness=1,
-    concurrent_groups=8,
     drop_zero_variance=True,
-    overlong=Overlong.NONE,
+    shaping=RewardShaping(),
     sampling=SamplingParams(max_tokens=20),
     max_model_length=64,
-    server_sequences=64,
 )
 ROWS = [ProblemRow(id=f"p{number}", problem=f"problem {number}") for number in range(10)]
 
@@ -56,8 +60,27 @@ class ByName:
         pass
 
 
-def actor_in(folder: Path, log: SampleLog, config: ActorConfig = CONFIG, grader=None) -> Actor:
-    return Actor(config, Curriculum(ROWS, seed=1), grader or ByName(), folder, "rollout", log, Reporter())
+class Running(Actor):
+    """An actor that opens its own connections."""
+
+    async def run(self, stopping) -> None:
+        async with self.rollouts:
+            await super().run(stopping)
+
+
+def actor_in(
+    folder: Path, log: SampleLog, config: ActorConfig = CONFIG, grader=None, patience=900.0, **parts
+) -> Running:
+    reporter = Reporter()
+    health = parts.pop("health", None) or GraderHealth(100)
+    curriculum = parts.pop("curriculum", None) or Curriculum(ROWS, seed=1)
+    stream = parts.pop("stream", None) or FileStream(folder)
+    rollouts = Rollouts(
+        Pool(folder, "rollout"), lambda seconds: reporter.update(message=f"waiting {seconds}"), patience=patience
+    )
+    return Running(
+        config, Parts(curriculum, grader or ByName(), health, stream, log, **parts), rollouts, folder, reporter
+    )
 
 
 async def until(condition, seconds: float = 10.0) -> None:
@@ -116,21 +139,23 @@ async def test_the_actor_waits_for_a_trainer_that_is_behind(tmp_path):
     with SampleLog(tmp_path, "actor") as log:
         async with StandIn(tmp_path, "rollout-0") as server:
             actor = actor_in(tmp_path, log)
-            most = CONFIG.problems_per_step * (CONFIG.max_staleness + 1)
+            most = PACE.problems_per_step * (PACE.max_staleness + 1)
             await run_until(actor, lambda: actor.outcomes["published"] >= most)
             assert actor.outcomes["published"] == len(server.requests) == most
             consume_all(tmp_path)
             trainer_publishes(tmp_path, 1)
+            server.version = 1
             await run_until(actor_in(tmp_path, log), lambda: len(server.requests) == 2 * most)
 
 
 async def test_a_restarted_actor_draws_what_was_not_decided(tmp_path):
     with SampleLog(tmp_path, "actor") as log:
-        async with StandIn(tmp_path, "rollout-0", proofs=["zero", "all"]):
+        async with StandIn(tmp_path, "rollout-0", proofs=["zero", "all"]) as server:
             actor = actor_in(tmp_path, log)
             await run_until(actor, lambda: actor.outcomes["published"] >= 3)
             before = [group.id for group in consume_all(tmp_path)]
             trainer_publishes(tmp_path, 1)
+            server.version = 1
             again = actor_in(tmp_path, log)
             gaps = {group_id(number) for number in range(int(max(before)) + 1)} - set(before)
             await run_until(again, lambda: again.outcomes["published"] >= 1 and gaps <= again.stream.decided())
@@ -197,8 +222,7 @@ async def test_a_request_moves_to_another_server_when_its_own_dies(tmp_path):
             await until(lambda: len(list((tmp_path / "pool").glob("*.json"))) == 2)
             dying.gate.clear()
             other.gate.clear()
-            actor = actor_in(tmp_path, log)
-            actor.rollouts = Rollouts(actor.pool, waiting=actor._waiting, patience=0.5)
+            actor = actor_in(tmp_path, log, patience=0.5)
             task = asyncio.create_task(run_until(actor, lambda: actor.outcomes["published"] == 8))
             await until(lambda: dying.requests and other.requests)
             asked = time.monotonic()
@@ -212,16 +236,15 @@ async def test_a_request_moves_to_another_server_when_its_own_dies(tmp_path):
 
 async def test_without_servers_the_actor_says_so_and_gives_up_in_the_end(tmp_path):
     with SampleLog(tmp_path, "actor") as log:
-        actor = actor_in(tmp_path, log)
-        actor.rollouts = Rollouts(actor.pool, waiting=actor._waiting, patience=1.5)
+        actor = actor_in(tmp_path, log, patience=1.5)
         with pytest.raises(Unavailable, match="no rollout server"):
             await asyncio.wait_for(actor.run(lambda: False), 10)
-    assert "waiting for a rollout server" in actor._reporter.report().message
+    assert "waiting" in actor._reporter.report().message
 
 
-def batch(*reasons: str, start: int = 0) -> CompletionBatch:
+def batch(*reasons: str, start: int = 0) -> Drawn:
     choices = [Completion("text", reason, [1], [-1.0]) for reason in reasons]
-    return CompletionBatch(choices, start, start, 0.1)
+    return Drawn(choices, start, start, 0.1, versions=[(start, start)] * len(choices))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +256,7 @@ def batch(*reasons: str, start: int = 0) -> CompletionBatch:
     ],
 )
 def test_what_happens_to_samples_cut_off_by_the_limit(overlong, rewards, outcomes):
-    judged = judge(batch("stop", "length"), Prompt([1]), [Grade(7), Grade(7)], ["a", "b"], overlong)
+    judged = judge(batch("stop", "length"), Prompt([1]), [Grade(7), Grade(7)], ["a", "b"], RewardShaping(overlong))
     assert [item.sample.reward for item in judged] == rewards
     assert [item.outcome for item in judged] == outcomes
 
@@ -242,13 +265,13 @@ def test_outcomes_of_groups():
     def samples(*scores: int, start: int = 5) -> list:
         grades = [Grade(score) for score in scores]
         finished = batch(*["stop"] * len(scores), start=start)
-        return [item.sample for item in judge(finished, Prompt([1]), grades, ["x"] * len(scores), Overlong.NONE)]
+        return [item.sample for item in judge(finished, Prompt([1]), grades, ["x"] * len(scores), RewardShaping())]
 
-    assert group_outcome(samples(1, 2), 6, CONFIG) == "published"
-    assert group_outcome(samples(1, 2), 7, CONFIG) == "stale"
-    assert group_outcome(samples(2, 2), 5, CONFIG) == "zero-variance"
-    assert group_outcome(samples(2, 2), 5, replace(CONFIG, drop_zero_variance=False)) == "published"
-    assert group_outcome(samples(3), 5, CONFIG) == "too-few"
+    assert group_outcome(samples(1, 2), 6, max_staleness=1) == "published"
+    assert group_outcome(samples(1, 2), 7, max_staleness=1) == "stale"
+    assert group_outcome(samples(2, 2), 5, max_staleness=1) == "zero-variance"
+    assert group_outcome(samples(2, 2), 5, max_staleness=1, drop_zero_variance=False) == "published"
+    assert group_outcome(samples(3), 5, max_staleness=1) == "too-few"
 
 
 @pytest.mark.parametrize(
@@ -262,25 +285,68 @@ def test_outcomes_of_groups():
     ],
 )
 def test_room_keeps_groups_fresh(in_flight, queued, held, servers, expected):
-    assert room(in_flight, queued, held, servers, CONFIG) == expected
+    assert room(Ahead(in_flight, queued, held, servers), PACE) == expected
 
 
 def test_samples_are_no_staler_than_it_takes_to_keep_the_trainer_busy():
-    lenient = replace(CONFIG, max_staleness=10)
-    assert room(0, 4, 4, 1, lenient) == 0, "the step under way and the next one are there"
-    assert room(0, 4, 4, 1, replace(lenient, concurrent_groups=20)) == 12, "unless more is asked for"
+    lenient = replace(PACE, max_staleness=10)
+    assert room(Ahead(0, 4, 4, 1), lenient) == 0, "the step under way and the next one are there"
+    assert room(Ahead(0, 4, 4, 1), replace(lenient, concurrent_groups=20)) == 12, "unless more is asked for"
 
 
 def test_room_is_what_servers_decode_at_once():
-    small = replace(CONFIG, server_sequences=6, concurrent_groups=100, problems_per_step=50)
-    assert room(0, 0, 0, 1, small) == 2
-    assert room(0, 0, 0, 3, small) == 6
+    small = replace(PACE, server_sequences=6, concurrent_groups=100, problems_per_step=50)
+    assert room(Ahead(0, 0, 0, 1), small) == 2
+    assert room(Ahead(0, 0, 0, 3), small) == 6
 
 
 def test_on_policy_means_no_group_is_started_while_the_trainer_works():
-    on_policy = replace(CONFIG, max_staleness=0)
-    assert room(0, 0, 4, 1, on_policy) == 0, "the trainer holds all four and works on version 1"
-    assert room(0, 0, 0, 1, on_policy) == 4
+    on_policy = replace(PACE, max_staleness=0)
+    assert room(Ahead(0, 0, 4, 1), on_policy) == 0, "the trainer holds all four and works on version 1"
+    assert room(Ahead(0, 0, 0, 1), on_policy) == 4
+
+
+def test_weights_that_a_server_has_yet_to_load_count_as_staleness():
+    assert room(Ahead(0, 0, 0, 1, lag=1), PACE) == 4, "a second step's groups would be two steps old"
+    assert room(Ahead(0, 0, 0, 1, lag=1), replace(PACE, max_staleness=0)) == 0
+    assert room(Ahead(0, 0, 0, 1, lag=7), PACE) == 0
+
+
+async def test_no_wave_is_wasted_on_a_server_that_has_not_loaded_the_newest_weights(tmp_path):
+    on_policy = replace(CONFIG, pace=replace(PACE, max_staleness=0))
+    trainer_publishes(tmp_path, 1)
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", version=0) as server:
+            actor = actor_in(tmp_path, log, on_policy)
+            running = asyncio.create_task(run_until(actor, lambda: actor.outcomes["published"] >= 4))
+            await until(lambda: actor._version == 1)
+            await asyncio.sleep(0.3)  # some passes of its loop
+            assert not server.requests
+            server.version = 1
+            await running
+    assert actor.outcomes["stale"] == 0
+
+
+async def test_requests_are_seeded_by_their_group(tmp_path):
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0") as server:
+            actor = actor_in(tmp_path, log)
+            await run_until(actor, lambda: actor.outcomes["published"] >= 4)
+    seeds = [request["seed"] for request in server.requests]
+    assert len(set(seeds)) == len(seeds)
+    assert set(seeds) >= {request_seed(0, "group", number) for number in range(4)}
+
+
+async def test_an_actor_whose_successor_has_begun_publishes_nothing(tmp_path):
+    first = claim_attempt(tmp_path / "actor")
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0"):
+            actor = actor_in(tmp_path, log)
+            actor._fence = lambda: check_fence(tmp_path / "actor", first)
+            claim_attempt(tmp_path / "actor")
+            with pytest.raises(Fenced):
+                await asyncio.wait_for(actor.run(lambda: False), 10)
+    assert consume_all(tmp_path) == []
 
 
 def test_every_epoch_has_each_problem_once_in_an_order_of_its_own():

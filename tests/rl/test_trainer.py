@@ -31,7 +31,6 @@ CONFIG = TrainerConfig(
     max_steps=6,
     max_staleness=2,
     sequence_length=64,
-    micro_batch_tokens=128,
 )
 
 

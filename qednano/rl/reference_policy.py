@@ -1,0 +1,33 @@
+"""The reference policy of the KL term where the trainer computes it: the model that the run starts from, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from qednano.training.model import PolicyOptions, load_policy
+from qednano.training.packing import MicroBatch
+from qednano.training.session import Session
+
+ReferenceLogprobs = Callable[[MicroBatch], Tensor]
+"""A micro-batch to the log-probs [N] of its targets."""
+
+
+class ReferencePolicy:
+    """Log-probs of given tokens under the model that the session started from. Each rank holds all of it."""
+
+    def __init__(self, session: Session) -> None:
+        engine = session.engine
+        dtype = torch.bfloat16 if engine.config.precision == "bf16" else torch.float32
+        options = PolicyOptions(attention=str(session.trainer.attention), sequence=engine.sequence)
+        policy = load_policy(session.model_folder, dtype=dtype, options=options)
+        self._policy = policy.eval().requires_grad_(False).to(engine.device)
+        self._temperature = engine.config.temperature
+
+    @torch.no_grad()
+    def __call__(self, batch: MicroBatch) -> Tensor:
+        """Log-probs [N] of the batch's targets, at the temperature of sampling."""
+        logprobs: Tensor = self._policy(batch, self._temperature)[0]
+        return logprobs
