@@ -17,14 +17,14 @@ from qednano.api.scaffold import ScaffoldType
 from qednano.artifacts import publish, staging, write_atomic, write_json, write_manifest
 from qednano.data.schema import to_table
 from qednano.errors import DataError
-from qednano.evals.benchmark import load
+from qednano.evals.benchmark import problems_of, splits_of
 from qednano.evals.cast import cast_of
 from qednano.evals.continuous import record
 from qednano.evals.report import ReportInput, headline, render
 from qednano.evals.results import order_of, sample_rows, write_tables
 from qednano.evals.run import Contender, Evaluation, EvaluationConfig
 from qednano.evals.scaffolds import scaffold_of
-from qednano.evals.scores import SampleRow, Scores, score_all
+from qednano.evals.scores import SampleRow, Scores, score_all, usage_alone
 from qednano.evals.tree import Limits
 from qednano.grading.health import GraderHealth
 from qednano.grading.registry import below, grader_for
@@ -49,7 +49,7 @@ def config_of(ctx: JobContext, spec: EvalRunSpec) -> EvaluationConfig:
         held = max(model.endpoint.max_concurrent for _, _, model in spec.contenders if model.endpoint is not None)
     return EvaluationConfig(
         contenders=contenders(ctx, spec),
-        problems=load(ctx.input_path("benchmark"), spec.benchmark.limit),
+        problems=problems_of(spec.benchmark, _benchmark_file(ctx), ctx.run_dir),
         samples_per_problem=spec.samples_per_problem,
         capacity=lanes.calls or max(1, held // spec.shards),
         lanes={role: getattr(lanes, role) for role in ("solver", "verifier", "summariser", "judge")},
@@ -63,6 +63,11 @@ def config_of(ctx: JobContext, spec: EvalRunSpec) -> EvaluationConfig:
         shards=spec.shards,
         shard=ctx.index,
     )
+
+
+def _benchmark_file(ctx: JobContext) -> Path | None:
+    """The file of a proofDataset or uri; a Hub dataset has none."""
+    return ctx.input_path("benchmark") if "benchmark" in ctx.config.inputs else None
 
 
 @contextlib.asynccontextmanager
@@ -113,14 +118,22 @@ def leave_artifact(ctx: JobContext, spec: EvalRunSpec, evaluation: Evaluation) -
     rows = [_light(SampleRow(**row)) for row in sample_rows(parts, order)]
     difficulty = {problem.id: problem.difficulty for problem in config.problems}
     try:
-        scores = score_all(names, rows, difficulty, spec.samples_per_problem, spec.seed)
+        scores = score_all(
+            names,
+            rows,
+            difficulty,
+            spec.samples_per_problem,
+            spec.seed,
+            splits=splits_of(spec.benchmark, config.problems),
+            correct_score=spec.correct_score,
+        )
     except ValueError as error:
         raise DataError(
             f"there is nothing to report: {error}; look at the grader's reasons in {parts[0].samples}"
         ) from None
     data = ReportInput(
         name=ctx.config.name,
-        benchmark=ctx.config.inputs["benchmark"].name or Path(ctx.config.inputs["benchmark"].uri).name,
+        benchmark=_benchmark_name(ctx, spec),
         grader=evaluation.grader.name,
         sampling=_sampling(spec),
         problems=config.problems,
@@ -145,9 +158,17 @@ def leave_artifact(ctx: JobContext, spec: EvalRunSpec, evaluation: Evaluation) -
     return scores
 
 
+def _benchmark_name(ctx: JobContext, spec: EvalRunSpec) -> str:
+    resolved = ctx.config.inputs.get("benchmark")
+    if resolved is not None:
+        return resolved.name or Path(resolved.uri).name
+    assert spec.benchmark is not None
+    return spec.benchmark.known or (spec.benchmark.hub.id if spec.benchmark.hub else "")
+
+
 def _light(row: SampleRow) -> SampleRow:
     """Texts are needed of first samples alone, which the report may show."""
-    return row if row.index == 0 else replace(row, text="", proof="", reasoning="", details="{}")
+    return row if row.index == 0 else replace(row, text="", proof="", reasoning="", details=usage_alone(row.details))
 
 
 def headline_metrics(scores: Scores) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from qednano.api import EvalRunSpec, RLRunSpec, SFTRunSpec
 from qednano.api.common import Checkpoint, DatasetRef, ModelRef, RunReference, RunSpec
+from qednano.api.grader_evaluation import GradedProofs
 from qednano.plan.language_models import served_roles
 
 _PARTS = {Checkpoint.FINAL: "model", Checkpoint.INITIAL: "initial", Checkpoint.BEST: "best"}
@@ -62,7 +63,7 @@ def _datasets(spec: RunSpec) -> list[tuple[str, DatasetRef]]:
         return [("dataset", spec.dataset), *mixed, *([("validation/dataset", held_out)] if held_out else [])]
     if isinstance(spec, RLRunSpec):
         return [("dataset", spec.dataset)]
-    if isinstance(spec, EvalRunSpec):
+    if isinstance(spec, EvalRunSpec) and spec.benchmark is not None:
         return [("benchmark", spec.benchmark)]
     return []
 
@@ -90,7 +91,9 @@ def references(spec: RunSpec) -> tuple[Reference, ...]:
 
 def literal_inputs(spec: RunSpec) -> dict[str, str]:
     """Inputs that the spec names by uri: field to uri."""
-    inputs: list[tuple[str, ModelRef | DatasetRef]] = [*_models(spec), *_datasets(spec)]
+    inputs: list[tuple[str, ModelRef | DatasetRef | GradedProofs]] = [*_models(spec), *_datasets(spec)]
+    if isinstance(spec, EvalRunSpec) and spec.grader_evaluation is not None:
+        inputs.append(("graderEvaluation/data", spec.grader_evaluation.data))
     return {field: item.uri for field, item in inputs if item.uri}
 
 
