@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qednano.view.command import view
+
 if TYPE_CHECKING:
     from qednano.local.folders import RunFolder
     from qednano.local.results import Score
@@ -386,6 +388,9 @@ def export_rows(
         raise UsageError(f"--layout is {layout!r}; it must be one of {', '.join(known)}")
     rows = show.rows_of(_split_file(target, split, root))
     print(f"{convert(rows, to, Layout(layout))} records in {to}")
+
+
+app.command()(view)
 
 
 @app.command()

@@ -128,6 +128,18 @@ def _formula_html(formula: Formula) -> str:
     return f'<span class="{kind}">{escape(formula.source)}</span>'
 
 
+def opening(text: str, characters: int) -> str:
+    """The first characters of a text, cut between words and never in a formula; "…" says that there is more."""
+    if len(text) <= characters:
+        return text
+    end = max(text.rfind(" ", 0, characters), text.rfind("\n", 0, characters))
+    end = characters if end < characters // 2 else end
+    for formula in formulas(text[: characters + LONGEST_FORMULA]):
+        if formula.start < end < formula.end:
+            end = formula.end if formula.end < 2 * characters else formula.start
+    return text[:end].rstrip() + " …"
+
+
 def parts(length: int, size: int) -> int:
     """In how many parts of about `size` characters a text of `length` is shown; at least one."""
     return max(1, -(-length // size))

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qednano.grading.interface import FULL_SCORE
-from qednano.pages.prose import to_html
+from qednano.pages.prose import opening, to_html
 
 _HERE = Path(__file__).parent
 
@@ -29,6 +29,7 @@ def environment(*folders: Path) -> Environment:
         "thousands": thousands,
         "money": money,
         "prose": to_html,
+        "opening": opening,
         "grade": grade,
         "shade": shade,
     }
