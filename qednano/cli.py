@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qednano.view.command import view
+from qednano.view import command as viewer
 
 if TYPE_CHECKING:
     from qednano.local.folders import RunFolder
@@ -390,7 +390,7 @@ def export_rows(
     print(f"{convert(rows, to, Layout(layout))} records in {to}")
 
 
-app.command()(view)
+app.command()(viewer.view)
 
 
 @app.command()
