@@ -78,6 +78,6 @@ class FailureLog:
             self._tell(cause)
 
     def _tell(self, cause: Cause) -> None:
-        log.warning("%s: %s: %d times more; the last: %s", self._name, cause, self._more[cause], self._last[cause])
+        log.warning("%s: %s: %d more; the last: %s", self._name, cause, self._more[cause], self._last[cause])
         del self._more[cause]
         self._told[cause] = self._clock()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 
 import pytest
@@ -15,74 +13,9 @@ from aiohttp import web
 from qednano.errors import Unavailable
 from qednano.llm.chat import ChatParams
 from qednano.llm.client import LlmClient, RequestRefused, RetryPolicy, SamplingParams, written_proof
+from tests.llm.misbehaving import break_off, completion, endpoint, hang, says, status
 
-FAST = RetryPolicy(tries=4, first=0.01, longest=0.02, longest_retry_after=0.3)
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def good(n: int = 1, **changes) -> dict:
-    choice = {"text": "ab", "finish_reason": "stop", "token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.5, -0.25]}}
-    return {"choices": [{"index": index} | choice | changes for index in range(n)]}
-
-
-class Misbehaving:
-    """Answers the k-th request with the k-th behaviour; the last one stays."""
-
-    def __init__(self, *behaviours: Answer) -> None:
-        self.behaviours, self.requests, self.in_flight, self.most = list(behaviours), [], 0, 0
-
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
-        behaviour = self.behaviours[min(len(self.requests), len(self.behaviours) - 1)]
-        self.requests.append((time.monotonic(), await request.json()))
-        self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
-        try:
-            return await behaviour(request)
-        finally:
-            self.in_flight -= 1
-
-
-@contextlib.asynccontextmanager
-async def endpoint(*behaviours: Answer):
-    server = Misbehaving(*behaviours)
-    app = web.Application()
-    app.router.add_post("/v1/completions", server)
-    app.router.add_post("/v1/chat/completions", server)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-def status(code: int, text: str = "no", **headers: str) -> Answer:
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=code, text=text, headers={k.replace("_", "-"): v for k, v in headers.items()})
-
-    return answer
-
-
-def says(body: object, **headers: str) -> Answer:
-    async def answer(_: web.Request) -> web.Response:
-        return web.json_response(body, headers=headers)
-
-    return answer
-
-
-async def hang(_: web.Request) -> web.Response:
-    await asyncio.sleep(60)
-    return web.Response()
-
-
-async def break_off(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
-    await response.prepare(request)
-    await response.write(b'{"choices": [{"te')
-    request.transport.close()
-    return response
+FAST = RetryPolicy(tries=4, first=0.01, longest=0.02, longest_retry_after=0.3, patience=5.0)
 
 
 async def complete(url: str, n: int = 1, **options):
@@ -100,13 +33,13 @@ async def complete(url: str, n: int = 1, **options):
         says({"choices": []}),
         says({"error": "odd"}),
         status(200, "{not json"),
-        says(good(logprobs={"token_logprobs": [-1.0]})),
-        says(good(logprobs={"token_logprobs": [None, None]})),
+        says(completion(logprobs={"token_logprobs": [-1.0]})),
+        says(completion(logprobs={"token_logprobs": [None, None]})),
     ],
     ids=["429", "500", "503", "broken-off", "no-choices", "no-answer", "no-json", "too-few-logprobs", "null-logprobs"],
 )
 async def test_passing_trouble_is_tried_again(trouble):
-    async with endpoint(trouble, trouble, says(good())) as (server, url):
+    async with endpoint(trouble, trouble, says(completion())) as (server, url):
         batch = await complete(url)
     assert batch.choices[0].token_ids == [5, 6] and batch.choices[0].logprobs == [-1.5, -0.25]
     assert len(server.requests) == 3
@@ -114,7 +47,7 @@ async def test_passing_trouble_is_tried_again(trouble):
 
 async def test_what_was_asked_is_what_is_sent(tmp_path):
     headers = {"x-qednano-version-start": "3", "x-qednano-version-end": "4"}
-    async with endpoint(says(good(2), **headers)) as (server, url):
+    async with endpoint(says(completion(2), **headers)) as (server, url):
         batch = await complete(url, n=2)
     (_, body) = server.requests[0]
     assert body["prompt"] == [1, 2, 3] and body["n"] == 2
@@ -138,7 +71,7 @@ async def test_lasting_trouble_ends_with_the_number_of_tries_and_the_last_words(
 
 
 async def test_a_hanging_server_is_given_up_after_the_timeout():
-    async with endpoint(hang, says(good())) as (server, url):
+    async with endpoint(hang, says(completion())) as (server, url):
         await complete(url, timeout=0.2)
     assert len(server.requests) == 2
 
@@ -151,7 +84,7 @@ async def test_no_server_at_all_is_unavailable():
 @pytest.mark.parametrize("form", ["seconds", "date"])
 async def test_retry_after_is_obeyed_within_reason(form):
     value = "0.25" if form == "seconds" else formatdate(time.time() + 50, usegmt=True)
-    async with endpoint(status(429, Retry_After=value), says(good())) as (server, url):
+    async with endpoint(status(429, Retry_After=value), says(completion())) as (server, url):
         await complete(url)
     waited = server.requests[1][0] - server.requests[0][0]
     assert 0.2 <= waited < 5, "0.25 s, or 50 s cut to the longest allowed 0.3 s"
@@ -160,7 +93,7 @@ async def test_retry_after_is_obeyed_within_reason(form):
 async def test_no_more_requests_at_once_than_allowed():
     async def slow(_: web.Request) -> web.Response:
         await asyncio.sleep(0.05)
-        return web.json_response(good())
+        return web.json_response(completion())
 
     async with endpoint(slow) as (server, url), LlmClient(url, max_concurrent=3) as client:
         await asyncio.gather(*(client.complete([1], SamplingParams(4)) for _ in range(12)))
