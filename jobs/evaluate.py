@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from qednano_jobs.evaluate_graders import evaluate_graders
 
 from qednano.api import EvalRunSpec
 from qednano.api.scaffold import ScaffoldType
@@ -24,10 +25,11 @@ from qednano.evals.report import ReportInput, headline, render
 from qednano.evals.results import order_of, sample_rows, write_tables
 from qednano.evals.run import Contender, Evaluation, EvaluationConfig
 from qednano.evals.scaffolds import scaffold_of
-from qednano.evals.scores import SampleRow, Scores, score_all, usage_alone
+from qednano.evals.scores import SampleRow, Scores, score_all
 from qednano.evals.tree import Limits
 from qednano.grading.health import GraderHealth
 from qednano.grading.registry import below, grader_for
+from qednano.grading.usage import usage_alone
 from qednano.job import JobContext, Outcome, job
 from qednano.llm.chat import ChatModel
 from qednano.plan import evaluated_models, language_models
@@ -184,6 +186,8 @@ def headline_metrics(scores: Scores) -> dict[str, float]:
 def main(ctx: JobContext) -> Outcome:
     """See `qednano.api.EvalRunSpec` for what each field does."""
     spec: EvalRunSpec = ctx.spec
+    if spec.grader_evaluation is not None:
+        return evaluate_graders(ctx, spec.grader_evaluation)
     ctx.reporter.update(stage="Starting", message="reading the benchmark")
     evaluation = asyncio.run(evaluate(ctx, spec))
     if ctx.index:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from qednano.evals.statistics import Comparison, Estimate, Runs, best_of_k, compare, estimate, over_runs, pass_at_k
 from qednano.grading.interface import FULL_SCORE
+from qednano.grading.usage import cost_of
 
 CORRECT_SCORE = FULL_SCORE  # unless the spec says otherwise, a proof counts as correct when it has all points
 
@@ -267,7 +267,7 @@ def spent(rows: Sequence[SampleRow], correct_score: float = CORRECT_SCORE) -> Sp
     problems = len({row.problem for row in rows})
     points = sum(row.score for row in rows if row.score is not None)
     cost = _sum(row.cost for row in rows)
-    usages = [_grader_usage(row) for row in rows]
+    grading = cost_of(row.details for row in rows)
     return Spent(
         tokens=sum(tokens),
         tokens_mean=mean(tokens),
@@ -279,8 +279,8 @@ def spent(rows: Sequence[SampleRow], correct_score: float = CORRECT_SCORE) -> Sp
         cost=cost,
         cost_per_problem=None if cost is None else cost / problems,
         cost_per_point=cost / points if cost is not None and points else None,
-        grader_tokens=sum(tokens for tokens, _ in usages),
-        grader_cost=_sum(money for _, money in usages),
+        grader_tokens=grading.tokens,
+        grader_cost=grading.cost,
     )
 
 
@@ -291,22 +291,6 @@ def _sum(values: Iterable[float | None]) -> float | None:
             return None
         total += value
     return total
-
-
-def _grader_usage(row: SampleRow) -> tuple[int, float | None]:
-    """Tokens (in and out) and money of a sample's grading; a grader that asks no model costs nothing."""
-    details: Any = json.loads(row.details or "{}")
-    usage = details.get("usage") if isinstance(details, dict) else None
-    if not isinstance(usage, dict):
-        return 0, 0.0
-    return usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0), usage.get("cost")
-
-
-def usage_alone(details: str) -> str:
-    """Of the details of a grade what the sums need."""
-    found: Any = json.loads(details or "{}")
-    usage = found.get("usage") if isinstance(found, dict) else None
-    return json.dumps({"usage": usage} if usage else {})
 
 
 def problem_scores(rows: Iterable[SampleRow], correct_score: float = CORRECT_SCORE) -> dict[str, ProblemScore]:

@@ -1,0 +1,284 @@
+"""Graders against people: the shapes of human-scored sets, and an evaluation that is stopped, resumed and written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qednano.api import EvalRunSpec
+from qednano.api.benchmarks import GRADED, KnownBenchmark
+from qednano.api.grader_evaluation import GradedColumns, GradedProofs
+from qednano.artifacts import read_manifest
+from qednano.data.columns import Record
+from qednano.errors import DataError, Stopped
+from qednano.evals.graded import proofs_of, read
+from qednano.evals.grader_run import Candidate, GraderEvaluation, headline, headline_metrics
+from qednano.grading.health import GraderHealth
+from qednano.grading.interface import Failure, Grade
+from qednano.plan import language_models, literal_inputs, roles
+from qednano.progress import Reporter
+
+IMO_GRADING = {
+    "Grading ID": "GB-0001", "Problem ID": "PB-Advanced-001", "Problem": "Prove it.", "Solution": "By magic.",
+    "Grading guidelines": "(Partial) tried", "Response": "My proof.", "Points": 6, "Reward": "Almost",
+    "Problem Source": "x",
+}  # fmt: skip
+PROOF_BENCH = {
+    "problem_id": "APMO-2023-2", "problem": "Prove it.", "generator": "o3", "model_solution": "My proof.",
+    "reference_solution": "By magic.", "expert_rating": 3, "marking_scheme": "1. one point", "response_number": 0,
+}  # fmt: skip
+MATH_ARENA = {
+    "problem_idx": "4", "problem": "Prove it.", "model_name": "m", "answer": "My proof.", "points_judge_1": 20,
+    "points_judge_2": 10.0, "max_points_judge_1": 30, "max_points_judge_2": 30.0,
+    "grading_details_judge_1": [
+        {"title": "Start", "desc": "well done", "grading_scheme_desc": "Starts.", "max_points": 30, "points": 20}
+    ],
+}  # fmt: skip
+VIEWER = {
+    "id": "p1", "problem": "Prove it.", "reference": "By magic.", "rubric": "words", "answer": "3",
+    "proof": "My proof.", "score": 5, "grader": "ann", "note": "", "model": "rl", "source": "tiny",
+}  # fmt: skip
+
+
+def records(*rows):
+    return [Record(f"rows.jsonl line {number}", row) for number, row in enumerate(rows, 1)]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem", "human", "rubric", "author"),
+    [
+        (IMO_GRADING, "PB-Advanced-001", 6.0, "(Partial) tried", ""),
+        (PROOF_BENCH, "APMO-2023-2", 3.0, "1. one point", "o3"),
+        (MATH_ARENA, "4", 7 * 15 / 30, "Start (30 points): Starts.", "m"),
+        (VIEWER, "p1", 5.0, "words", "rl"),
+    ],
+)
+def test_the_usual_sets_load_as_they_are(row, problem, human, rubric, author):
+    (proof,) = read(records(row), GradedColumns())
+    assert (proof.problem.id, proof.proof, proof.author) == (problem, "My proof.", author)
+    assert proof.human == pytest.approx(human)
+    assert proof.problem.rubric == rubric
+    assert "well done" not in (proof.problem.rubric or ""), "what a judge said is no scheme"
+
+
+def test_columns_can_be_named_and_scores_scaled():
+    row = {"q": "Prove.", "text": "P", "a": 8, "b": None, "c": 10}
+    columns = GradedColumns.model_validate({"problem": "q", "proof": "text", "score": ["a", "b", "c"]})
+    assert read(records(row), columns, max_score=14)[0].human == pytest.approx(4.5)
+    with pytest.raises(DataError, match=r"score is 9, outside of 0..7: set graderEvaluation.data.maxScore"):
+        read(records(row), columns)
+    wrong = GradedColumns.model_validate({"proof": "nope"})
+    with pytest.raises(DataError, match=r"'nope', which graderEvaluation.data.columns.proof names \(there is: 'q'"):
+        read(records({"q": "x", "problem": "x", "score": 1}), wrong)
+
+
+def test_rows_that_nobody_scored_are_left_out_and_equal_ones_keep_ids_of_their_own():
+    proofs = read(records({**VIEWER, "score": None}, VIEWER, VIEWER, {**VIEWER, "proof": "Another."}), GradedColumns())
+    assert len(proofs) == len({proof.id for proof in proofs}) == 3
+    assert read(records(VIEWER), GradedColumns())[0].id == proofs[0].id, "an id depends on nothing but the row"
+    with pytest.raises(DataError, match="no proof with a human score"):
+        read(records({**VIEWER, "score": None}), GradedColumns())
+    with pytest.raises(DataError, match="'high', which is no score"):
+        read(records({**VIEWER, "score": "high"}), GradedColumns())
+
+
+def test_a_known_set_is_read_from_the_hub(monkeypatch, tmp_path):
+    (tmp_path / "set/data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([IMO_GRADING]), tmp_path / "set/data/train-00000-of-00001.parquet")
+    monkeypatch.setitem(GRADED, "imo-gradingbench", KnownBenchmark(str(tmp_path / "set")))
+    spec = GradedProofs.model_validate({"known": "imo-gradingbench"})
+    assert [proof.human for proof in proofs_of(spec, None, tmp_path / "run")] == [6.0]
+
+
+# -- the evaluation ----------------------------------------------------------------------------------------------------
+
+
+class Shifted:
+    """Gives the human score and so many points more, which it reads off the proof; fails for some proofs."""
+
+    def __init__(self, shift, fails=frozenset(), cost=0.5):
+        self.shift, self.fails, self.cost = shift, set(fails), cost
+        self.calls: list[str] = []
+
+    @property
+    def name(self):
+        return f"shifted by {self.shift}"
+
+    async def grade(self, problem, proof, *, cut_off=False):
+        self.calls.append(proof)
+        await asyncio.sleep(0)
+        usage = {"usage": {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cost": self.cost}}
+        if proof in self.fails:
+            return Grade(None, "unreadable", usage, Failure.REFUSED)
+        return Grade(min(7, int(proof.split()[-1]) + self.shift), "so", usage)
+
+    async def close(self): ...
+
+
+PROOFS = read(
+    records(
+        *(
+            {"problem_id": f"p{n // 4}", "problem": f"P{n // 4}", "proof": f"proof {n} {n * 3 % 8}", "score": n * 3 % 8}
+            for n in range(24)
+        )
+    ),
+    GradedColumns(),
+)
+
+
+def evaluation(folder, **graders):
+    candidates = {name: Candidate(grader, GraderHealth(100)) for name, grader in graders.items()}
+    return GraderEvaluation(PROOFS, candidates, folder, Reporter(), concurrency=4)
+
+
+async def test_graders_are_compared_on_the_same_proofs_and_what_they_cost_is_told(tmp_path):
+    exact, generous = Shifted(0), Shifted(2, cost=None)
+    found = evaluation(tmp_path, exact=exact, generous=generous)
+    await found.run(lambda: False)
+    assert len(exact.calls) == len(generous.calls) == 24
+    first, second = found.results()
+    assert (first.worth.mae.mean, first.graded, first.ungraded) == (0.0, 24, 0)
+    assert second.worth.bias.mean > 1
+    assert (first.tokens_per_proof, first.cost, second.cost) == (15.0, pytest.approx(12.0), None)
+    comparison = found.comparisons()["generous"]
+    assert comparison.difference.mean < 0 and comparison.p_value < 0.05
+    assert comparison.better == 6, "the first has the smaller error on all six problems"
+    assert headline(found.results()).startswith("on 24 proofs scored by people, exact is off by 0.00 points")
+    assert headline_metrics(found.results())["mae"] == 0.0
+    metrics = found._reporter.report().metrics
+    assert (metrics["tokens/in"], metrics["tokens/out"]) == (480.0, 240.0)
+    assert "cost" not in metrics, "one of the prices is unknown"
+
+
+async def test_a_stopped_evaluation_goes_on_with_what_is_missing_and_asks_again_for_what_failed(tmp_path):
+    failing = {PROOFS[0].proof, PROOFS[5].proof}
+    first = evaluation(tmp_path, g=Shifted(1, fails=failing))
+    with pytest.raises(Stopped):
+        await first.run(lambda: len(first.rows) >= 6)
+    with (tmp_path / "samples/grades.jsonl").open("a") as file:
+        file.write('{"grader": "g", "id"')  # what a kill leaves
+    healed = Shifted(1)
+    second = evaluation(tmp_path, g=healed)
+    assert len(second.rows) == len(first.rows)
+    await second.run(lambda: False)
+    done = {row.id for row in first.rows.values()}
+    assert sorted(healed.calls) == sorted(proof.proof for proof in PROOFS if proof.id not in done)
+    (result,) = second.results()
+    assert (result.graded, result.failures) == (24, {})
+    assert result.tokens == 15 * (24 + len(second.paid)), "failed gradings were paid too"
+
+
+async def test_proofs_without_a_grade_are_counted_and_never_zero(tmp_path):
+    found = evaluation(tmp_path, g=Shifted(0, fails={PROOFS[1].proof}))
+    await found.run(lambda: False)
+    (result,) = found.results()
+    assert (result.graded, result.ungraded, result.failures, result.worth.mae.mean) == (23, 1, {"refused": 1}, 0.0)
+    mute = evaluation(tmp_path / "mute", g=Shifted(0, fails={proof.proof for proof in PROOFS}))
+    await mute.run(lambda: False)
+    with pytest.raises(DataError, match="grader g gave no grade for any of 24 proofs: unreadable"):
+        mute.results()
+
+
+async def test_the_artifact_has_every_number_and_every_row(tmp_path):
+    found = evaluation(tmp_path, a=Shifted(0), b=Shifted(1, fails={PROOFS[1].proof}))
+    await found.run(lambda: False)
+    out = tmp_path / "out"
+    out.mkdir()
+    found.write(out)
+    rows = pq.read_table(out / "grades.parquet").to_pylist()
+    assert len(rows) == 48 and sum(row["score"] is None for row in rows) == 1
+    assert {row["failure"] for row in rows} == {None, "refused"}
+    assert pq.read_table(out / "proofs.parquet").num_rows == 24
+    told = json.loads((out / "grading.json").read_text())
+    assert [item["name"] for item in told["graders"]] == ["a", "b"]
+    assert {"mae", "rmse", "bias", "bucket_accuracy", "pairwise_consistency", "advantage_difference", "kappa",
+            "spearman", "calibration", "confusion", "cost_per_proof"} <= set(told["graders"][0])  # fmt: skip
+    assert told["comparisons"]["b"]["p_value"] <= 1
+
+
+# -- the spec and the job ----------------------------------------------------------------------------------------------
+
+ENDPOINT = {"endpoint": {"url": "http://localhost:1", "model": "m"}}
+CHECKER = {"checker": {"name": "tiny-divisibility"}}
+BY_CHECKER = {"data": {"uri": "graded.jsonl"}, "graders": [{"name": "checker", "grader": CHECKER}]}
+
+
+def test_an_evaluation_of_graders_needs_no_model_benchmark_or_server():
+    spec = EvalRunSpec.model_validate({"graderEvaluation": BY_CHECKER})
+    assert [role.name for role in roles(spec)] == ["evaluate"]
+    assert literal_inputs(spec) == {"graderEvaluation/data": "graded.jsonl"}
+    served = {"model": {"uri": "/m"}}
+    graders = [{"name": n, "grader": {"rubric": {"model": m}}} for n, m in (("a", served), ("b", ENDPOINT))]
+    both = EvalRunSpec.model_validate({"graderEvaluation": {"data": {"known": "proofbench"}, "graders": graders}})
+    assert [(use.field, use.role) for use in language_models(both)] == [
+        ("graderEvaluation/graders/0/grader/rubric/model", "grader"),
+        ("graderEvaluation/graders/1/grader/rubric/model", ""),
+    ]
+    assert [role.name for role in roles(both)] == ["grader", "evaluate"]
+
+
+MODEL = {"model": {"uri": "/m"}, "benchmark": {"uri": "b.jsonl"}, "grader": CHECKER}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({}, "model and benchmark and grader must be set"),
+        ({"model": {"uri": "/m"}, "grader": CHECKER}, "benchmark must be set to evaluate a model"),
+        (
+            {**MODEL, "graderEvaluation": BY_CHECKER},
+            "model and benchmark and grader belong to the evaluation of a model",
+        ),
+        ({"graderEvaluation": BY_CHECKER, "shards": 2}, "graderEvaluation takes one job"),
+        ({"graderEvaluation": {**BY_CHECKER, "data": {}}}, "exactly one of uri, known, hub"),
+        ({"graderEvaluation": {**BY_CHECKER, "graders": BY_CHECKER["graders"] * 2}}, "the name checker twice"),
+    ],
+)
+def test_a_run_is_of_one_mode_and_says_which_fields_do_not_fit(spec, words):
+    with pytest.raises(ValueError, match=words):
+        EvalRunSpec.model_validate(spec)
+
+
+def test_the_job_leaves_an_artifact(tmp_path, monkeypatch):
+    import random
+
+    from qednano_jobs.evaluate import main
+
+    from qednano.tiny import teacher
+    from qednano.tiny.problems import generate
+
+    rows = []
+    for problem in generate(0, 6):
+        for flawed in (0, 100):
+            proof = teacher.write(problem, random.Random(flawed), flawed)
+            rows.append(
+                {"problem_id": problem.id, "problem": problem.text, "proof": proof, "score": 7 if not flawed else 2}
+            )
+    data = tmp_path / "graded.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "apiVersion": "qednano.dev/v1alpha1",
+        "kind": "EvalRun",
+        "name": "worth",
+        "spec": {"graderEvaluation": BY_CHECKER},
+        "inputs": {"graderEvaluation/data": {"uri": str(data)}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name, value in {
+        "QED_CONFIG": tmp_path / "config.json",
+        "QED_RUN_DIR": tmp_path / "run",
+        "QED_ROLE": "evaluate",
+        "QED_TERMINATION_PATH": tmp_path / "last-words",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    assert main() == 0
+    told = json.loads((tmp_path / "run/artifact/grading.json").read_text())
+    assert told["graders"][0]["graded"] == 12
+    assert told["graders"][0]["pairwise_consistency"]["mean"] == 1.0
+    assert read_manifest(tmp_path / "run/artifact").kind == "EvalRun"
+    words = json.loads((tmp_path / "last-words").read_text())
+    assert words["outcome"] == "Succeeded" and float(words["metrics"]["kappa"]) > 0.5
