@@ -18,13 +18,14 @@ _SMALL = {"cpu": "200m", "memory": "1500Mi"}
 
 
 def objects(name: str, namespace: str, claim: str) -> list[Object]:
-    """The three runs, each waiting for the one before."""
+    """The three runs, each waiting for the one before; runs of different kinds share no name."""
+    data, trained = f"{name}-data", f"{name}-sft"
 
-    def run(kind: str, **spec: Any) -> Object:
+    def run(kind: str, own: str, **spec: Any) -> Object:
         return {
             "apiVersion": API_VERSION,
             "kind": kind,
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": {"name": own, "namespace": namespace},
             "spec": {"storage": {"claimName": claim}, "restart": {"maxRestarts": 1}, **spec},
         }
 
@@ -32,14 +33,16 @@ def objects(name: str, namespace: str, claim: str) -> list[Object]:
     return [
         run(
             "ProofDataset",
+            data,
             sources=[{"name": "tiny", "generator": {"name": "tiny-divisibility"}}],
             splits=splits,
             resources={"cpu": "200m", "memory": "1Gi"},
         ),
         run(
             "SFTRun",
+            trained,
             model={"init": {"hiddenSize": 64, "heads": 2, "kvHeads": 1, "layers": 2, "mlpSize": 128}},
-            dataset={"proofDataset": {"name": name}},
+            dataset={"proofDataset": {"name": data}},
             trainer={
                 "maxSteps": 3,
                 "batchTokens": 1024,
@@ -52,8 +55,9 @@ def objects(name: str, namespace: str, claim: str) -> list[Object]:
         ),
         run(
             "EvalRun",
-            model={"sftRun": {"name": name}},
-            benchmark={"proofDataset": {"name": name, "split": "test"}},
+            f"{name}-eval",
+            model={"sftRun": {"name": trained}},
+            benchmark={"proofDataset": {"name": data, "split": "test"}},
             sampling={"maxTokens": 32},
             grader={"checker": {"name": "tiny-divisibility"}},
             server={"maxModelLength": 160, "maxConcurrent": 8, "resources": {"cpu": "500m", "memory": "6Gi"}},
@@ -72,7 +76,7 @@ async def smoke(kube: Kube, namespace: str, claim: str, minutes: float) -> str:
         return await _wait(kube, wanted, time.monotonic() + 60 * minutes)
     finally:
         for obj in wanted:
-            await kube.delete(obj["kind"], namespace, name)
+            await kube.delete(obj["kind"], namespace, obj["metadata"]["name"])
 
 
 async def _wait(kube: Kube, wanted: list[Object], deadline: float) -> str:
