@@ -5,7 +5,8 @@ The server (bench/paced_server.py, real HTTP, a process of its own) has 512 slot
 1. Slots of 50 ms: 10,240 answers a second, which is ten times what one process at 1 ms of CPU a request could take.
    Reported beside what a peer that does next to nothing draws from the same server, and with the CPU of a request: the
    client's one core is the limit here.
-2. Slots of 250 ms: 2,048 a second, which one core can keep full: 95 % of it has to be used. Idle slots show here.
+2. Slots of 250 ms: 2,048 a second, which one core can keep full: 95 % of it has to be used. Idle slots show here, and
+   so does a machine that is busy with something else: the client needs more than half a core to itself.
 3. Memory after 1,000 requests and after 100,000 (10,000 with --quick).
 """
 

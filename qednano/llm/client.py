@@ -134,7 +134,7 @@ class LlmClient:
     ) -> None:
         self.name = self.model = model
         self._protocol, self._stream_from, self._price = protocol, stream_from, price
-        base = base_url.rstrip("/")
+        self.base_url = base = base_url.rstrip("/")
         versioned = base if _has_version(base) else f"{base}/v1"
         timeouts = Timeouts(connect_timeout, min(idle_timeout, timeout), timeout)
         self._chat_route = Route(versioned + ROUTES[protocol], api_key, timeouts)
@@ -203,7 +203,8 @@ class LlmClient:
     async def tokenise(self, messages: Sequence[Message]) -> Prompt:
         """The conversation through the model's own chat template, ready for an answer (a vLLM extension)."""
         request = _Request(lambda _: (tokenise_body(self.model, messages), None), lambda answer, _: read_prompt(answer))
-        return await self._ask(self._tokenise, request, 0.0)
+        async with self._limit.slot():
+            return await self._tries(self._tokenise, request, 0.0)
 
     def _chat_request(self, messages: Sequence[Message], params: ChatParams, opened: bool) -> _Request[Said]:
         streamed = self._stream_from is not None and params.max_tokens >= self._stream_from

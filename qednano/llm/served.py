@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
+from qednano.errors import Unavailable
 from qednano.llm.chat import ChatAnswer, ChatParams, Message
 from qednano.llm.client import LlmClient, RequestRefused
 from qednano.llm.completions import Prompt
@@ -14,6 +18,7 @@ from qednano.rl.pool import Pool, ServerRecord
 from qednano.rl.rollouts import REQUEST_SECONDS, Rollouts
 
 _RETRY = RetryPolicy(tries=2, first=0.2, longest=1.0, longest_retry_after=2.0)
+_LOOK_SECONDS = 2.0
 _TEMPLATE_TOKENS = 1024  # more than any chat template adds
 
 
@@ -23,14 +28,38 @@ class Conversations(Rollouts):
     def __init__(self, pool: Pool, role: str, max_concurrent: int, waiting: Callable[[float], None]) -> None:
         super().__init__(pool, waiting)
         self._role, self._max_concurrent = role, max_concurrent
+        self._look_again, self._urls = 0.0, set[str]()
 
     async def chat(self, messages: Sequence[Message], params: ChatParams, opened: bool) -> ChatAnswer:
         """One answer. Raises RequestRefused, or Unavailable when nobody can answer."""
-        return await self._somewhere(lambda client: client.chat(messages, params, opened=opened))
+        return await self._somewhere(
+            lambda client: self._while_it_lives(client, client.chat(messages, params, opened=opened))
+        )
 
     async def conversation(self, messages: Sequence[Message]) -> Prompt:
         """The turns through the model's chat template."""
         return await self._somewhere(lambda client: client.tokenise(messages))
+
+    async def _while_it_lives(self, client: LlmClient, asking: Coroutine[Any, Any, ChatAnswer]) -> ChatAnswer:
+        """The answer, unless the server's heartbeat stops first: a node that is lost closes no connection."""
+        task = asyncio.create_task(asking)
+        try:
+            while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
+                if client.base_url not in self._live():
+                    raise Unavailable(f"the heartbeat of {client.base_url} stopped while it answered")
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    def _live(self) -> set[str]:
+        """URLs of the live servers; looked up once for all requests that ask in one look's time."""
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._look_again = now + _LOOK_SECONDS
+            self._urls = {record.url.rstrip("/") for record in self.pool.servers()}
+        return self._urls
 
     def close(self) -> None:
         """Say what the clients' logs owe."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from qednano.llm.client import RequestRefused
 from qednano.llm.connect import open_models
 from qednano.progress import Reporter
 from qednano.rl.pool import ServerRecord, announce
-from tests.llm.misbehaving import chat, endpoint, says, status
+from tests.llm.misbehaving import chat, endpoint, hang, says, status
 
 QUESTION = [{"role": "user", "content": "Prove it."}]
 KEY = {"name": "openai", "key": "api-key"}
@@ -99,6 +100,21 @@ async def test_a_cut_off_thought_of_a_served_model_is_no_answer(tmp_path):
         async with open_models(context(tmp_path, SERVED), {}) as models:
             answer = await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8))
     assert (answer.text, answer.reasoning) == ("", "still th")
+
+
+async def test_a_request_leaves_a_server_whose_node_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("qednano.rl.pool.LAPSE_SECONDS", 0.5)
+    monkeypatch.setattr("qednano.llm.served._LOOK_SECONDS", 0.1)
+    async with endpoint(tokens(10, "a"), hang) as (lost, dead), endpoint(says(chat())) as (_, live):
+        here(tmp_path, "teacher-0", dead)
+        async with open_models(context(tmp_path, SERVED), {}) as models:
+            asking = asyncio.create_task(models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8)))
+            while len(lost.requests) < 2:
+                await asyncio.sleep(0.02)
+            while not asking.done():  # the live one's heart beats on, the other's has stopped
+                here(tmp_path, "teacher-1", live)
+                await asyncio.sleep(0.1)
+            assert (await asking).text == "QED"
 
 
 @pytest.mark.parametrize(("behaviour", "words"), [(tokens(64, "a"), "maxModelLength"), (status(400), "refused")])

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from qednano.artifacts import verify
+from qednano.llm.chat import ChatParams
 from qednano.llm.client import LlmClient, RequestRefused, SamplingParams
+from qednano.llm.connect import served_model
 from qednano.rl import weights
 from qednano.rl.pool import Pool
 from qednano.rl.stream import FileStream
@@ -121,6 +123,16 @@ async def test_a_request_that_can_never_work_is_refused_with_the_servers_words(s
     async with LlmClient(server.url) as client:
         with pytest.raises(RequestRefused, match="256"):
             await client.complete([5] * 400, SamplingParams(max_tokens=10))
+
+
+async def test_chats_go_through_the_pool_and_fit_the_schema_and_the_models_length(server):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    question = [{"role": "user", "content": "n = 5k + 3. Prove E ≡ 4 (mod 5)."}]
+    async with served_model(server.run_dir, "rollout", name="tiny", max_model_length=256, max_concurrent=8) as model:
+        free = await model.chat(question, ChatParams(max_tokens=1000, temperature=0.0, seed=1))
+        typed = await model.chat(question, ChatParams(max_tokens=60, schema=schema, seed=1))
+    assert free.prompt_tokens + free.completion_tokens <= 256 and free.cost == 0 and free.model == "tiny"
+    assert typed.cut_off or isinstance(json.loads(typed.text)["ok"], bool)
 
 
 async def test_weights_change_under_load_without_a_failed_request(server, models):
