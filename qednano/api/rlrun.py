@@ -260,13 +260,6 @@ class SampleStream(ApiModel):
     redis: Redis | None = Field(default=None, description="Redis Streams; absent: files in the run's folder.")
 
 
-class WeightTransfer(StrEnum):
-    """How new weights reach the rollout servers."""
-
-    FILES = "Files"
-    NCCL = "NCCL"
-
-
 class RLRunSpec(RunSpec):
     """Actor, vLLM rollout servers and trainer, with weights updated in flight."""
 
@@ -302,10 +295,6 @@ class RLRunSpec(RunSpec):
         "from, computed by the trainer.",
     )
     stream: SampleStream = Field(default_factory=SampleStream, description="Between actor and trainer.")
-    weight_transfer: WeightTransfer = Field(
-        default=WeightTransfer.FILES,
-        description="Files (any machine), or NCCL (from GPU to GPU; files still serve those that join late).",
-    )
     trainer: RLTrainer = Field(default_factory=RLTrainer, description="Engine and optimizer.")
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy, description="When to save.")
     evaluations: list[Evaluation] = Field(
@@ -333,14 +322,6 @@ class RLRunSpec(RunSpec):
                 f"sampling.temperature is {self.sampling.temperature}; a served reference gives log-probs at 1 only, "
                 "so leave reference out: the trainer then computes it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _weight_transfer(self) -> RLRunSpec:
-        if self.weight_transfer == WeightTransfer.NCCL and not (
-            self.rollout.resources.gpus and self.trainer.resources.gpus
-        ):
-            raise ValueError("weightTransfer is NCCL, which needs GPUs in rollout and trainer; use Files")
         return self
 
     @model_validator(mode="after")

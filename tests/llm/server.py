@@ -11,9 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from qednano.llm.vllm import free_port
 
@@ -65,9 +66,20 @@ def post(url: str, body: object) -> tuple[int, dict]:
 
 
 def start(
-    run_dir: Path, module: str, kind: str, spec: dict, inputs: dict[str, str], role: str, port: int = 0
+    run_dir: Path,
+    module: str,
+    kind: str,
+    spec: dict,
+    inputs: dict[str, str],
+    role: str,
+    port: int = 0,
+    index: int = 0,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[subprocess.Popen, Path, Path]:
-    """Start `python -m qednano_jobs.<module>` as the operator would; the process, its last words, its log."""
+    """Start `python -m qednano_jobs.<module>` as the operator would; the process, its last words, its log.
+
+    `more`: further environment.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     config = {
         "apiVersion": "qednano.dev/v1alpha1",
@@ -76,19 +88,20 @@ def start(
         "spec": spec,
         "inputs": {name: {"name": name, "uri": uri} for name, uri in inputs.items()},
     }
-    path, words, log = (run_dir / f"{module}.{end}" for end in ("config.json", "words.json", "log"))
+    path, words, log = (run_dir / f"{module}-{index}.{end}" for end in ("config.json", "words.json", "log"))
     path.write_text(json.dumps(config))
     env = os.environ | {
         "CXX": "/nonexistent/c++",  # as in the server image: nothing may want a compiler
         "QED_CONFIG": str(path),
         "QED_RUN_DIR": str(run_dir),
         "QED_ROLE": role,
-        "QED_INDEX": "0",
+        "QED_INDEX": str(index),
         "QED_HOST": "127.0.0.1",
         "QED_PORT": str(port),
         "QED_TERMINATION_PATH": str(words),
         "QED_SCRATCH": str(run_dir / "scratch"),
         "OMP_NUM_THREADS": "1",
+        **more,
     }
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -97,11 +110,31 @@ def start(
     return process, words, log
 
 
+STAND_IN = Path(__file__).parent / "stand_in"
+"""First on PYTHONPATH: servers with GPUs start a stand-in for vLLM; see its api_server.py."""
+
+
+def stand_in(log: Path, **settings: object) -> dict[str, str]:
+    """The environment in which a server starts the stand-in for vLLM."""
+    path = os.pathsep.join([str(STAND_IN), str(Path(__file__).parents[2])])
+    return {"PYTHONPATH": path, "STAND_IN_LOG": str(log)} | {
+        f"STAND_IN_{name.upper()}": str(value) for name, value in settings.items()
+    }
+
+
 @contextlib.contextmanager
-def serve(run_dir: Path, kind: str, spec: dict, inputs: dict[str, str], role: str) -> Iterator[RunningServer]:
+def serve(
+    run_dir: Path,
+    kind: str,
+    spec: dict,
+    inputs: dict[str, str],
+    role: str,
+    index: int = 0,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[RunningServer]:
     """Start the server role and yield it; not ready yet."""
     port = free_port()
-    process, words, log = start(run_dir, "serve", kind, spec, inputs, role, port)
+    process, words, log = start(run_dir, "serve", kind, spec, inputs, role, port, index, more)
     server = RunningServer(process, f"http://127.0.0.1:{port}", run_dir, words, log)
     try:
         yield server

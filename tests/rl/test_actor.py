@@ -20,7 +20,7 @@ from qednano.progress import Reporter
 from qednano.rl import weights
 from qednano.rl.actor import Actor, ActorConfig, Parts
 from qednano.rl.backpressure import Ahead, Pace, room
-from qednano.rl.curriculum import Curriculum, group_id, undecided
+from qednano.rl.curriculum import Curriculum, PassRates, group_id
 from qednano.rl.generation import Drawn, request_seed
 from qednano.rl.groups import group_outcome, judge
 from qednano.rl.pool import Pool
@@ -349,15 +349,33 @@ async def test_an_actor_whose_successor_has_begun_publishes_nothing(tmp_path):
     assert consume_all(tmp_path) == []
 
 
-def test_every_epoch_has_each_problem_once_in_an_order_of_its_own():
-    curriculum = Curriculum(ROWS, seed=3)
-    epochs = [[curriculum.problem(10 * epoch + place).id for place in range(10)] for epoch in range(3)]
-    assert all(sorted(epoch) == sorted(row.id for row in ROWS) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert [Curriculum(ROWS, seed=3).problem(number).id for number in (25, 4)] == [epochs[2][5], epochs[0][4]]
-    assert [Curriculum(ROWS, seed=4).problem(number).id for number in range(10)] != epochs[0]
+async def test_a_grader_that_fails_too_often_pauses_the_run_and_it_goes_on_by_itself(tmp_path):
+    said = []
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["broken", "some", "all"]) as server:
+            health = GraderHealth(20, said=said.append, first_pause=0.05, longest_pause=0.05)
+            actor = actor_in(tmp_path, log, health=health)
+            server.proofs = ["broken"]
+            running = asyncio.create_task(run_until(actor, lambda: actor.outcomes["published"] >= 2))
+            await until(lambda: bool(said), 20)
+            published = actor.outcomes["published"]
+            assert "the grader is down" in said[0] and published == 0
+            server.proofs = ["zero", "some", "all"]
+            await running
+    assert said[-1] == "", "it says that it goes on"
+    for group in consume_all(tmp_path):
+        assert 0 not in [sample.reward for sample in group.samples if sample.completion_ids == [2, 2]]
 
 
-def test_undecided_numbers_skip_what_was_decided():
-    numbers = undecided({group_id(0), group_id(2), group_id(3)})
-    assert [next(numbers) for _ in range(3)] == [1, 4, 5]
+async def test_the_pass_rate_decides_what_is_drawn_and_is_kept(tmp_path):
+    rates = PassRates({row.id: 0.0 for row in ROWS[1:]}, tmp_path / "rates.json")
+    curriculum = Curriculum(ROWS, 1, rates, least=0.01)
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0"):
+            actor = actor_in(tmp_path, log, curriculum=curriculum)
+            await run_until(actor, lambda: actor.outcomes["published"] >= 4)
+    groups = consume_all(tmp_path)
+    assert {group.problem_id for group in groups} == {"p0"}
+    assert rates.get("p0") == pytest.approx(1 / 3), "one of three proofs has at least 6 points"
+    numbers = {int(group.id) for group in groups}
+    assert actor.stream.decided() >= {group_id(number) for number in range(max(numbers)) if number not in numbers}

@@ -159,3 +159,20 @@ def test_absurd_ratios_stay_finite(name):
     terms = token_losses(given, LossConfig(loss=name))
     (gradient,) = torch.autograd.grad(terms.loss.sum(), logprobs)
     assert torch.isfinite(terms.loss).all() and torch.isfinite(gradient).all()
+
+
+def test_the_entropy_bonus_decays_linearly_to_nothing():
+    config = LossConfig(entropy_bonus=0.1, entropy_decay_steps=10)
+    assert [config.at(step).entropy_bonus for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.05, 0, 0])
+    assert LossConfig(entropy_bonus=0.1).at(99).entropy_bonus == 0.1
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_kl_is_the_divergence_on_average_over_the_policy(estimator):
+    """Summed exactly over six actions: E_p[estimate] = KL(p || reference)."""
+    theta = torch.tensor([0.3, -0.1, 0.0, 0.2, -0.4, 0.1], dtype=torch.float64)
+    logprobs = torch.log_softmax(theta, 0)
+    reference = torch.log_softmax(torch.tensor([0.0, 0.1, 0.2, -0.2, 0.3, 0.0], dtype=torch.float64), 0)
+    truth = (logprobs.exp() * (logprobs - reference)).sum()
+    found = (logprobs.exp() * kl_divergence(logprobs, reference, estimator)).sum()
+    torch.testing.assert_close(found, truth, atol=1e-12, rtol=0)
