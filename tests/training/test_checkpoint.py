@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,6 +34,52 @@ def test_only_the_last_few_are_kept(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoints.save(step, {}, writer(step))
     assert sorted(p.name for p in checkpoints.folder.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_the_best_are_kept_beside_the_last(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=2)
+    for step, score in enumerate((-3.0, -1.0, None, -2.0, -5.0, -4.0), start=1):
+        checkpoints.save(step, {}, writer(step), score)
+    assert [int(folder.name[-8:]) for folder in checkpoints.complete()] == [2, 4, 6]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_it(tmp_path):
+    checkpoints, go_on, said = Checkpoints(tmp_path), threading.Event(), []
+    checkpoints.published = lambda new, kept: said.append(new.name)
+
+    def slow(folder):
+        assert go_on.wait(60)
+        writer(1)(folder)
+
+    checkpoints.start(1, {}, slow)
+    assert checkpoints.busy() and checkpoints.newest() is None  # `start` came back, nothing is visible
+    waiting = threading.Thread(target=checkpoints.start, args=(2, {}, writer(2)))
+    waiting.start()
+    go_on.set()
+    waiting.join()
+    assert said[0] == "step-00000001"
+    checkpoints.wait()
+    assert not checkpoints.busy() and checkpoints.newest().step == 2 and said[1] == "step-00000002"
+
+
+def test_a_snapshot_is_of_its_moment_though_the_weights_move_on(model_folder, tmp_path):
+    from tests.training.engine_steps import new_engine, run_step, step_documents
+
+    engine, checkpoints, go_on = new_engine(model_folder), Checkpoints(tmp_path), threading.Event()
+    run_step(engine, step_documents(0))
+    expected, snapshot = engine.weights(), engine.snapshot()
+
+    def late(folder):
+        assert go_on.wait(60)
+        snapshot.write(folder)
+
+    checkpoints.start(engine.step, {}, late)
+    run_step(engine, step_documents(1))
+    go_on.set()
+    checkpoints.wait()
+    again = new_engine(model_folder)
+    again.load(checkpoints.newest().folder)
+    assert again.step == 1 and all(torch.equal(weight, expected[name]) for name, weight in again.weights().items())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "file gone"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from qednano.artifacts import verify
 from qednano.training.engine import EngineConfig, TrainingEngine
-from qednano.training.examples import DataOrder, documents, read_pairs, tokenise
+from qednano.training.examples import DataOrder, documents, hold_out, read_pairs, tokenise
 from qednano.training.model import load_policy, load_tokenizer
 from qednano.training.optim import OptimizerConfig
 from qednano.training.packing import collate
@@ -33,7 +36,8 @@ def config(split: Path, steps: int = STEPS, **model: Any) -> dict[str, Any]:
             "model": model or {"init": camel},
             "dataset": {"uri": str(split)},
             "trainer": {
-                "maxSteps": steps, "learningRate": "3e-3", "batchTokens": 1500, "sequenceLength": 128, "threads": 1,
+                **({"maxSteps": steps} if steps else {"epochs": 1}),
+                "learningRate": "3e-3", "batchTokens": 1500, "sequenceLength": 128, "threads": 1,
                 "microBatchTokens": 512, "precision": "fp32", "warmupSteps": 5,
             },
             "checkpoint": {"everySteps": 10, "keepLast": 2},
@@ -90,25 +94,129 @@ def test_killed_and_stopped_and_resumed_is_the_same_as_never_interrupted_bit_for
     assert len(list((whole / "checkpoints").iterdir())) == 2
 
 
-def test_two_processes_train_the_model_that_one_would(start_job, split, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    wanted, run_dir = config(split, steps=5), tmp_path / "run"
-    assert start_job("qednano_jobs.sft", run_dir, wanted, launcher).wait() == 0
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
-    examples = tokenise(read_pairs(split), load_tokenizer(run_dir / "initial"), 128).items
+
+def kill_tree(process) -> None:
+    """SIGKILL to torchrun and its ranks, as a lost node would have it."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_two_ranks_killed_while_they_write_resume_bit_for_bit_and_train_what_one_would(start_job, split, tmp_path):
+    """ZeRO-2, a checkpoint every other step: the kill falls into a write as likely as not."""
+    steps, whole, broken = 8, tmp_path / "whole", tmp_path / "broken"
+    wanted = config(split, steps)
+    wanted["spec"]["trainer"] |= {"zeroStage": 2, "processes": 2}
+    wanted["spec"]["checkpoint"] = {"everySteps": 2, "keepLast": 2}
+    assert start_job("qednano_jobs.sft", whole, wanted, TORCHRUN).wait() == 0
+    process = start_job("qednano_jobs.sft", broken, wanted, TORCHRUN)
+    wait_for_step(process, broken, 2)
+    kill_tree(process)
+    assert not (broken / "artifact").exists() and newest_step(broken) >= 2
+    assert start_job("qednano_jobs.sft", broken, wanted, TORCHRUN).wait() == 0
+    weights = [load_file(run / "artifact" / "model" / "model.safetensors") for run in (whole, broken)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not list((broken / "checkpoints").glob(".*"))
+    newest = broken / "checkpoints" / f"step-{steps:08d}"
+    assert len(list(newest.glob("engine-*.safetensors"))) == 2
+
+    examples = tokenise(read_pairs(split), load_tokenizer(whole / "initial"), 128).items
     order, seen = DataOrder([len(example.tokens) for example in examples], 1500, seed=7), 0
     engine = TrainingEngine(
-        load_policy(run_dir / "initial", dtype=torch.float32),
-        OptimizerConfig(learning_rate=3e-3, total_steps=5, warmup_steps=5),
+        load_policy(whole / "initial", dtype=torch.float32),
+        OptimizerConfig(learning_rate=3e-3, total_steps=steps, warmup_steps=5),
         EngineConfig(),
     )
-    for _ in range(5):
+    for _ in range(steps):
         batch = order.batch(seen)
         seen += len(batch)
         engine.train_step([collate(documents([examples[index] for index in batch]))], nll)
-    found = load_file(run_dir / "artifact" / "model" / "model.safetensors")
     for name, weight in engine.weights().items():
-        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-3)
+        torch.testing.assert_close(weights[0][name], weight, rtol=0, atol=1e-3)
+
+    # One rank takes up what two wrote, and has nothing left to do but the artifact: the same model to the last bit.
+    shutil.rmtree(broken / "artifact")
+    wanted["spec"]["trainer"] |= {"zeroStage": 0, "processes": 1}
+    assert start_job("qednano_jobs.sft", broken, wanted).wait() == 0
+    again = load_file(broken / "artifact" / "model" / "model.safetensors")
+    assert all(torch.equal(weights[0][name], again[name]) for name in again)
+
+
+def test_a_mixture_for_one_epoch_validated_with_the_best_checkpoint_kept_and_exported(start_job, split, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    run, wanted = tmp_path / "run", config(split, steps=0)
+    wanted["spec"] |= {
+        "mixture": [{"dataset": {"uri": str(split)}, "weight": "0.5"}],
+        "validation": {"holdOut": 20, "everySteps": 4},
+        "checkpoint": {"everySteps": 5, "keepLast": 2, "keepBest": 1, "export": True},
+    }
+    wanted["spec"]["trainer"] |= {"batchTokens": 4000}
+    wanted["inputs"]["mixture/0/dataset"] = {"uri": str(split)}
+    assert start_job("qednano_jobs.sft", run, wanted).wait() == 0
+
+    metrics = verify(run / "artifact").metrics
+    examples = 360 + 360  # 180 problems with two proofs in each source, without those held out
+    assert metrics["proofs"] == examples and metrics["seenProofs"] == 360 + 180
+    assert metrics["validationLoss"] > 0 and metrics["truncatedProofs"] == 0 and metrics["lengthMax"] > 30
+    steps = int(metrics["steps"])
+    kept = {int(p.name.removeprefix("step-")): json.loads((p / "state.json").read_text())["score"]
+            for p in (run / "checkpoints").iterdir()}  # fmt: skip
+    assert kept.keys() == {5, steps} and kept[steps] == -metrics["validationLoss"]
+    assert {p.name for p in (run / "exports").iterdir()} == {f"step-{step:06d}" for step in kept}
+
+    # The export is an ordinary model: transformers computes the loss with it that the trainer scored it by.
+    folder = run / "exports" / "step-000005" / "model"
+    verify(folder.parent)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = load_tokenizer(folder)
+    _, held = hold_out(read_pairs(split), 20, seed=7)
+    total = count = 0.0
+    for example in tokenise(held, tokenizer, 128).items:
+        with torch.no_grad():
+            logits = torch.log_softmax(model(input_ids=torch.tensor([example.tokens])).logits[0], -1)
+        for place in range(example.prompt_length, len(example.tokens)):
+            total, count = total - float(logits[place - 1, example.tokens[place]]), count + 1
+    assert total / count == pytest.approx(-kept[5], abs=1e-4)
+
+
+def test_adapters_leave_a_merged_model_and_survive_a_stop(start_job, split, model_folder, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    wanted = config(split, steps=30, uri=str(model_folder))
+    wanted["spec"]["trainer"] |= {"lora": {"rank": 4, "dropout": "0.1"}, "activationCheckpointing": "Full"}
+    assert start_job("qednano_jobs.sft", whole, wanted).wait() == 0
+    process = start_job("qednano_jobs.sft", broken, wanted)
+    wait_for_step(process, broken, 10)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    assert start_job("qednano_jobs.sft", broken, wanted).wait() == 0
+    weights = [load_file(run / "artifact" / "model" / "model.safetensors") for run in (whole, broken)]
+    start = load_file(model_folder / "model.safetensors")
+    assert weights[0].keys() == start.keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in start)  # dropout's numbers too
+    assert not torch.equal(weights[0]["model.layers.0.mlp.up_proj.weight"], start["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_steps_that_are_never_finite_end_the_run_with_the_batch_to_look_at(
+    start_job, last_words, split, model_folder, tmp_path
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("inf")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    wanted = config(split, uri=str(broken))
+    wanted["spec"]["trainer"] |= {"maxSkippedSteps": 2}
+    assert start_job("qednano_jobs.sft", tmp_path / "run", wanted).wait() == 76
+    words = last_words()
+    assert words["reason"] == "NumericGuard" and "3 steps in a row, up to step 3" in words["message"]
+    path = tmp_path / "run" / "anomalies" / "step-000003-rank-00000.json"
+    assert str(path) in words["message"]
+    first = json.loads(path.read_text())["microBatches"][0]
+    assert first["loss"] == "nan" and "divis" in first["documents"][0]["text"]
 
 
 @pytest.mark.parametrize(
