@@ -9,6 +9,7 @@ place, no connection, no budget.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ from qednano.llm.protocol import BODIES, CHAT, READERS, ROUTES, STREAMS, Dialect
 from qednano.llm.retry import RetryPolicy
 from qednano.llm.thinking import written_proof
 from qednano.llm.transport import RETRYABLE, Route, Stream, Timeouts, new_session
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "MODEL",
@@ -133,6 +136,7 @@ class LlmClient:
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         self.name = self.model = model
+        self.role = role
         self._protocol, self._stream_from, self._price = protocol, stream_from, price
         self.base_url = base = base_url.rstrip("/")
         versioned = base if _has_version(base) else f"{base}/v1"
@@ -285,6 +289,7 @@ class LlmClient:
             else:
                 if dialect != self._dialect:
                     self._dialect = dialect
+                    log.warning("%s: asked more simply from now on, since the server said: %s", self.role, refused)
                 return answer
 
     async def _send(self, route: Route, body: Mapping[str, Any], stream: Stream | None, read: Reader[Answer]) -> Answer:
