@@ -15,13 +15,14 @@ from qednano_jobs.evaluate_graders import evaluate_graders
 
 from qednano.api import EvalRunSpec
 from qednano.api.scaffold import ScaffoldType
-from qednano.artifacts import publish, staging, write_atomic, write_json, write_manifest
+from qednano.artifacts import publish, staging, write_json, write_manifest
 from qednano.data.schema import to_table
 from qednano.errors import DataError
 from qednano.evals.benchmark import problems_of, splits_of
 from qednano.evals.cast import cast_of
 from qednano.evals.continuous import record
-from qednano.evals.report import ReportInput, headline, render
+from qednano.evals.report import About, headline
+from qednano.evals.report import write as write_report
 from qednano.evals.results import order_of, sample_rows, write_tables
 from qednano.evals.run import Contender, Evaluation, EvaluationConfig
 from qednano.evals.scaffolds import scaffold_of
@@ -133,20 +134,13 @@ def leave_artifact(ctx: JobContext, spec: EvalRunSpec, evaluation: Evaluation) -
         raise DataError(
             f"there is nothing to report: {error}; look at the grader's reasons in {parts[0].samples}"
         ) from None
-    data = ReportInput(
-        name=ctx.config.name,
-        benchmark=_benchmark_name(ctx, spec),
-        grader=evaluation.grader.name,
-        sampling=_sampling(spec),
-        problems=config.problems,
-        rows=rows,
-    )
+    about = About(ctx.config.name, _benchmark_name(ctx, spec), evaluation.grader.name, _sampling(spec))
     final = ctx.run_dir / "artifact"
     with staging(final) as folder:
         write_tables(folder, parts, order)
         pq.write_table(to_table(config.problems), folder / "problems.parquet")
         write_json(folder / "scores.json", scores.as_json())
-        write_atomic(folder / "report.html", render(data, scores))
+        write_report(folder, about)
         write_manifest(
             folder,
             kind=ctx.config.kind,
@@ -169,8 +163,8 @@ def _benchmark_name(ctx: JobContext, spec: EvalRunSpec) -> str:
 
 
 def _light(row: SampleRow) -> SampleRow:
-    """Texts are needed of first samples alone, which the report may show."""
-    return row if row.index == 0 else replace(row, text="", proof="", reasoning="", details=usage_alone(row.details))
+    """Without its texts: scores need none, and the report reads the few it shows from the tables."""
+    return replace(row, text="", proof="", reasoning="", details=usage_alone(row.details))
 
 
 def headline_metrics(scores: Scores) -> dict[str, float]:

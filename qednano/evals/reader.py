@@ -88,13 +88,7 @@ class EvaluationReader:
     @cached_property
     def scores(self) -> dict[str, Any]:
         """scores.json, {} when there is none."""
-        path = self.folder / "scores.json"
-        if not path.is_file():
-            return {}
-        try:
-            return dict(json.loads(path.read_bytes()))
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON ({error}); run the evaluation again") from None
+        return read_scores(self.folder)
 
     @cached_property
     def _results(self) -> pq.FileMetaData:
@@ -218,6 +212,20 @@ class EvaluationReader:
         filters = [*_of(model, problem, index), ("number", "==", number)]
         rows = pq.read_table(self.folder / "calls.parquet", filters=filters).to_pylist()
         return rows[0] if rows else None
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """scores.json of an artifact, baselines in the order of the models; {} when there is none. Raises DataError."""
+    path = folder / "scores.json"
+    try:
+        found = json.loads(path.read_bytes())
+        names = [model["name"] for model in found["models"]]
+        compared = found["comparisons"]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} can't be read as scores ({error!r}); run the evaluation again") from None
+    return dict(found) | {"comparisons": {name: compared[name] for name in names if name in compared}}
 
 
 def _of(model: str, problem: str, index: int) -> list[tuple[str, str, Any]]:

@@ -1,36 +1,44 @@
-"""The report of an evaluation: one HTML file that needs nothing else, no network and no scripts.
+"""The report of an evaluation: one HTML file that needs nothing else, made from the artifact it lies in.
 
-All text of models, problems and graders is escaped by the template engine; the page's own policy forbids scripts.
+All text of models, problems and graders is escaped; the page's own policy runs no script but the two that set
+formulas, which it names by their hashes. `qednano view` shows the rest: every proof, its calls and its thinking.
 """
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from qednano.data.schema import ProblemRow
-from qednano.evals.scores import SampleRow, Scores, problem_means
-from qednano.evals.statistics import Estimate
-from qednano.grading.interface import FULL_SCORE
+from qednano.artifacts import write_atomic
+from qednano.evals.reader import EvaluationReader
+from qednano.evals.scores import Scores
+from qednano.pages.charts import pass_chart
+from qednano.pages.details import details_of
+from qednano.pages.templates import environment, percent, points
 
-_CHART_WIDTH, _CHART_HEIGHT, _MARGIN = 520.0, 220.0, 40.0
+MOST_PROOFS = 24  # embedded in full, up to
+LONGEST_PROOF = 40_000  # characters each
+MOST_PROBLEMS = 1_000  # rows of the table
+_HERE = Path(__file__).parent
+_PAGES = _HERE.parent / "pages"
 
 
 @dataclass(frozen=True)
-class ReportInput:
-    """What the report is made of, besides the numbers."""
+class About:
+    """What was evaluated on what, in words."""
 
     name: str
     benchmark: str
     grader: str
     sampling: str
-    problems: Sequence[ProblemRow]
-    rows: Sequence[SampleRow]
 
 
 @dataclass(frozen=True)
@@ -38,124 +46,127 @@ class Example:
     """One problem with the first sample of each model; `why` says by which rule it was chosen."""
 
     why: str
-    problem: ProblemRow
-    proofs: list[tuple[SampleRow, dict[str, Any]]]
+    problem: Mapping[str, Any]
+    proofs: list[tuple[Mapping[str, Any], Mapping[str, Any]]]  # row of results.parquet, its details
 
 
-def choose_examples(data: ReportInput, models: Sequence[str], of_each: int = 2) -> list[Example]:
+def write(folder: Path, about: About) -> None:
+    """Write report.html beside the results.parquet, problems.parquet and scores.json that lie in `folder`."""
+    write_atomic(folder / "report.html", render(folder, about))
+
+
+def render(folder: Path, about: About) -> str:
+    """The page as HTML text."""
+    reader = EvaluationReader(folder)
+    scores, models = reader.scores, reader.scores["models"]
+    names = [model["name"] for model in models]
+    examples = choose_examples(reader, names)
+    body = environment(_HERE).get_template("report.html.j2").render(
+        about=about,
+        scores=scores,
+        models=models,
+        names=names,
+        headline=_headline(scores),
+        colours={name: number % 6 for number, name in enumerate(names)},
+        chart=pass_chart(models),
+        examples=examples,
+        shown={example.problem["id"] for example in examples},
+        lines=_lines(reader, names),
+        reader=reader,
+        longest=LONGEST_PROOF,
+        most=MOST_PROBLEMS,
+    )  # fmt: skip
+    return _page(about.name, body, with_formulas='<span class="math' in body)
+
+
+def choose_examples(reader: EvaluationReader, names: Sequence[str], of_each: int = 2) -> list[Example]:
     """Problems by rule, not by taste: largest gain over the last baseline, nearest to the median, lowest score."""
-    means = {name: problem_means([row for row in data.rows if row.model == name]) for name in models}
-    first, last = means[models[0]], means[models[-1]]
-    shared = sorted(problem for problem in first if problem in last)
-    by_score = sorted(shared, key=lambda problem: (first[problem], problem))
+    samples = reader.samples
+    means = {name: samples.means[samples.models.index(name)] for name in names if name in samples.models}
+    first, last = means[names[0]], means[names[-1]]
+    shared = [place for place in range(len(samples.problems)) if not math.isnan(first[place] + last[place])]
+    by_score = sorted(shared, key=lambda place: (first[place], samples.problems[place]))
     middle = max(0, (len(by_score) - of_each) // 2)
     rules = []
-    if len(models) > 1:
-        gains = sorted(shared, key=lambda problem: (last[problem] - first[problem], problem))
-        rules.append((f"largest gain of {models[0]} over {models[-1]}", gains))
-    rules += [
-        (f"{models[0]} scores near its median", by_score[middle:]),
-        (f"{models[0]} scores lowest", by_score),
-    ]
-    rows = {row.key: row for row in data.rows}
-    problems = {problem.id: problem for problem in data.problems}
-    chosen: dict[str, str] = {}
+    if len(names) > 1:
+        gains = sorted(shared, key=lambda place: (last[place] - first[place], samples.problems[place]))
+        rules.append((f"largest gain of {names[0]} over {names[-1]}", gains))
+    rules += [(f"{names[0]} scores near its median", by_score[middle:]), (f"{names[0]} scores lowest", by_score)]
+    chosen: dict[int, str] = {}
     for why, ranked in rules:
-        fresh = [problem for problem in ranked if problem not in chosen][:of_each]
-        chosen |= dict.fromkeys(fresh, why)
+        chosen |= dict.fromkeys([place for place in ranked if place not in chosen][:of_each], why)
+    examples, room = [], MOST_PROOFS
+    for place, why in chosen.items():
+        rows = [rows[0] for name in names if (rows := samples.rows.get((samples.models.index(name), place)))]
+        found = [reader.sample(row) for row in rows[:room]]
+        room -= len(found)
+        if found:
+            proofs = [(row, details_of(row["details"])) for row in found]
+            examples.append(Example(why, reader.problem(samples.problems[place]), proofs))
+    return examples
+
+
+def _lines(reader: EvaluationReader, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the table of problems: mean share and scores by model."""
+    samples = reader.samples
+    codes = {name: samples.models.index(name) for name in names if name in samples.models}
     return [
-        Example(why, problems[identity], [(row, _details(row)) for row in _first_samples(rows, models, identity)])
-        for identity, why in chosen.items()
-        if identity in problems
+        {
+            "id": identity,
+            "category": reader.category(identity),
+            "means": [float(samples.means[code, place]) for code in codes.values()],
+            "scores": [
+                [float(samples.score[row]) for row in samples.rows.get((code, place), [])] for code in codes.values()
+            ],
+        }
+        for place, identity in enumerate(samples.problems[:MOST_PROBLEMS])
     ]
-
-
-def _first_samples(
-    rows: Mapping[tuple[str, str, int], SampleRow], models: Sequence[str], problem: str
-) -> list[SampleRow]:
-    return [row for name in models if (row := rows.get((name, problem, 0)))]
-
-
-def render(data: ReportInput, scores: Scores) -> str:
-    """The page as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "points": _points, "thousands": _thousands}
-    names = [model.name for model in scores.models]
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        scores=scores,
-        headline=headline(scores),
-        examples=choose_examples(data, names),
-        colours={name: number % 6 for number, name in enumerate(names)},
-        chart=pass_chart(scores),
-        full=FULL_SCORE,
-    )
 
 
 def headline(scores: Scores) -> str:
     """The result in one sentence."""
-    first = scores.models[0]
-    text = f"{first.name} scores {_percent(first.score.mean)} ({_interval(first.score)})"
+    return _headline(scores.as_json())
+
+
+def _headline(scores: Mapping[str, Any]) -> str:
+    first = scores["models"][0]
+    low, high = 100 * first["score"]["low"], 100 * first["score"]["high"]
+    text = f"{first['name']} scores {percent(first['score']['mean'])} (95 % interval {low:.1f} to {high:.1f})"
     gains = [
-        f"{_points(comparison.difference.mean)} points over {name} ({_points(comparison.difference.low)} to "
-        f"{_points(comparison.difference.high)})"
-        for name, comparison in scores.comparisons.items()
+        f"{points(item['difference']['mean'])} points over {name} ({points(item['difference']['low'])} to "
+        f"{points(item['difference']['high'])})"
+        for name, item in scores["comparisons"].items()
     ]
-    return f"{text} on {scores.problems} problems" + (f": {' and '.join(gains)}." if gains else ".")
+    return f"{text} on {scores['problems']} problems" + (f": {' and '.join(gains)}." if gains else ".")
 
 
-def pass_chart(scores: Scores) -> dict[str, Any] | None:
-    """Lines of pass@k over k (log scale) in SVG coordinates; None when there is only one k."""
-    ks = sorted({k for model in scores.models for k in model.pass_at_k})
-    if len(ks) < 2:
-        return None
-    place = {k: _MARGIN + number / (len(ks) - 1) * (_CHART_WIDTH - 2 * _MARGIN) for number, k in enumerate(ks)}
-
-    def height(share: float) -> float:
-        return _MARGIN / 2 + (1 - share) * (_CHART_HEIGHT - 1.25 * _MARGIN)
-
-    lines = []
-    for model in scores.models:
-        points = [(place[k], height(value.mean)) for k, value in sorted(model.pass_at_k.items())]
-        band = [(place[k], height(value.high)) for k, value in sorted(model.pass_at_k.items())]
-        band += [(place[k], height(value.low)) for k, value in sorted(model.pass_at_k.items(), reverse=True)]
-        lines.append({"name": model.name, "points": points, "line": _path(points), "band": _path(band)})
-    grid = [(height(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    size = {"width": _CHART_WIDTH, "height": _CHART_HEIGHT, "left": _MARGIN, "right": _CHART_WIDTH - _MARGIN}
-    return size | {"lines": lines, "grid": grid, "ticks": [(place[k], f"k = {k}") for k in ks]}
+def _page(title: str, body: str, with_formulas: bool) -> str:
+    """The body with styles, fonts and scripts inside, and a policy that allows just those."""
+    style = (_PAGES / "look.css").read_text()
+    scripts = []
+    if with_formulas:
+        style = _katex_style() + style
+        scripts = [(_PAGES / name).read_text() for name in ("katex/katex.min.js", "math.js")]
+    allowed = " ".join(map(_source, scripts)) or "'none'"
+    return environment(_HERE).get_template("report_page.html.j2").render(
+        title=title,
+        policy=f"default-src 'none'; script-src {allowed}; style-src {_source(style)}; font-src data:; base-uri 'none'",
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        body=Markup(body),
+    )  # fmt: skip
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _details(row: SampleRow) -> dict[str, Any]:
-    details: Any = json.loads(row.details or "{}")
-    marks = details.get("checkpoints") if isinstance(details, Mapping) else None
-    return {
-        "checkpoints": marks if isinstance(marks, list) else [],
-        "deductions": details.get("deductions") or [] if isinstance(details, Mapping) else [],
-    }
+def _katex_style() -> str:
+    """KaTeX's style sheet with its fonts inside; of each font the one format that every browser reads."""
+    style = (_PAGES / "katex/katex.min.css").read_text()
 
+    def inside(match: re.Match[str]) -> str:
+        font = base64.b64encode((_PAGES / "katex" / match.group(1)).read_bytes()).decode()
+        return f'src:url(data:font/woff2;base64,{font}) format("woff2")}}'
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _points(share: float) -> str:
-    """Percentage points with a sign; a true minus."""
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-
-
-def _thousands(value: float) -> str:
-    return f"{value:,.0f}"
+    return re.sub(r"src:url\((fonts/[A-Za-z0-9_-]+\.woff2)\)[^}]*\}", inside, style)

@@ -49,7 +49,8 @@ def percent(share: float | None) -> str:
 
 def points(share: float) -> str:
     """Percentage points with a sign; a true minus."""
-    return f"{100 * share:+.1f}".replace("-", "−")
+    told = f"{100 * share:+.1f}"
+    return "0.0" if told in ("+0.0", "-0.0") else told.replace("-", "−")
 
 
 def thousands(value: float | None) -> str:

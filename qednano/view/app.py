@@ -95,7 +95,7 @@ class Viewer:
         )
         lines, count = tables.problem_lines(reader, wanted)
         categories = tables.by_category(reader)
-        models = list(run.scores.get("models", []))
+        models = list(reader.scores.get("models", []))
         return self.page(
             request,
             "run.html.j2",
@@ -105,10 +105,9 @@ class Viewer:
             models=models,
             names=reader.samples.models,
             colours=_colours(reader),
-            comparisons=run.scores.get("comparisons", {}),
+            comparisons=reader.scores.get("comparisons", {}),
             chart=pass_chart(models),
             categories=categories,
-            costs=tables.costs(reader),
             lines=lines,
             count=count,
             wanted=wanted,

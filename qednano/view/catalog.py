@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qednano.artifacts import MANIFEST, read_manifest
-from qednano.errors import ArtifactError, UsageError
-from qednano.evals.reader import EvaluationReader
+from qednano.errors import ArtifactError, DataError, UsageError
+from qednano.evals.reader import EvaluationReader, read_scores
 from qednano.local.folders import RunFolder, as_seen, folders, in_use
 
 _FRESH_SECONDS = 2.0
@@ -50,10 +49,9 @@ class Run:
         models = self.scores.get("models") or [{}]
         return models[0].get("score")
 
-    @property
-    def tokens(self) -> int | None:
-        """Tokens that all models wrote."""
-        found = [model.get("tokens_total") for model in self.scores.get("models", [])]
+    def spent(self, what: str) -> float | None:
+        """Tokens or cost of all models together; None where one is unknown."""
+        found = [(model.get("spent") or {}).get(what) for model in self.scores.get("models", [])]
         return sum(found) if found and None not in found else None
 
 
@@ -157,11 +155,11 @@ class Catalog:
             changed = path.stat().st_mtime_ns
             known = self._scores.get(path)
             if known is None or known[0] != changed:
-                known = changed, json.loads(path.read_bytes())
+                known = changed, read_scores(artifact)
                 self._scores[path] = known
-        except (OSError, ValueError):
+        except (OSError, DataError):
             return {}
-        return known[1] if isinstance(known[1], Mapping) else {}
+        return known[1]
 
 
 def matching(runs: Sequence[Run], words: str, kind: str, phase: str) -> list[Run]:
@@ -183,7 +181,8 @@ _ORDERS = {
     "started": lambda run: run.started,
     "score": lambda run: run.score["mean"] if run.score else None,
     "problems": lambda run: run.scores.get("problems"),
-    "tokens": lambda run: run.tokens,
+    "tokens": lambda run: run.spent("tokens"),
+    "cost": lambda run: run.spent("cost"),
 }
 
 

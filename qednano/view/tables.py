@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -114,33 +113,6 @@ def by_category(reader: EvaluationReader) -> dict[str, list[tuple[float, int]]]:
             for row, some in zip(means, known, strict=True)
         ]
     return found
-
-
-def costs(reader: EvaluationReader) -> list[dict[str, Any]]:
-    """Tokens, calls, money and seconds of each model, and money for a point of the mean score; NaN where unknown."""
-    samples, rows = reader.samples, []
-    for number, model in enumerate(samples.models):
-        here = samples.model == number
-        numbers = {name: values[here] for name, values in samples.numbers.items()}
-        earned = float(np.nansum(numbers["score"]))
-        cost = float(numbers["cost"].sum())  # NaN if one price is unknown
-        rows.append(
-            {
-                "name": model,
-                "samples": int(here.sum()),
-                "ungraded": int(np.isnan(numbers["score"]).sum()),
-                "cut_off": float(samples.cut_off[here].mean()),
-                "prompt_tokens": float(numbers["prompt_tokens"].sum()),
-                "completion_tokens": float(numbers["completion_tokens"].sum()),
-                "tokens_a_sample": float(numbers["completion_tokens"].mean()),
-                "calls": float(numbers["calls"].sum()),
-                "failed_calls": float(numbers["failed_calls"].sum()),
-                "seconds": float(np.median(numbers["seconds"])),
-                "cost": cost,
-                "cost_a_point": cost / earned if earned else math.nan,
-            }
-        )
-    return rows
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from qednano.artifacts import publish, staging, write_atomic, write_json, write_manifest
 from qednano.data.schema import ProblemRow, to_table
+from qednano.evals.report import About
+from qednano.evals.report import write as write_report
 from qednano.evals.results import CALLS, RESULTS, write_groups
 from qednano.evals.scores import SampleRow, score_all
 
@@ -154,6 +156,11 @@ def graded(problem: ProblemRow, score: int, reason: str) -> dict[str, Any]:
     }
 
 
+def splits_by(problems: list[ProblemRow]) -> dict[str, dict[str, str]]:
+    """Level and category of each problem."""
+    return {row.id: json.loads(row.meta) for row in problems}
+
+
 def samples_of(
     models: dict[str, float], problems: list[ProblemRow], samples: int, seed: int, length: int
 ) -> Iterator[SampleRow]:
@@ -225,8 +232,11 @@ def write_artifact(
         pq.write_table(to_table(asked), folder / "problems.parquet")
         if calls:
             write_groups(folder / "calls.parquet", CALLS, (calls_of(row) for row in rows))
-        scores = score_all(list(models), rows, {row.id: row.difficulty for row in asked}, samples)
+        scores = score_all(
+            list(models), rows, {row.id: row.difficulty for row in asked}, samples, splits=splits_by(asked)
+        )
         write_json(folder / "scores.json", scores.as_json())
+        write_report(folder, About(name, "IMO-ProofBench", "rubric of judge-120b, 3 votes", "temperature 1.0"))
         write_manifest(
             folder,
             kind="EvalRun",
