@@ -80,6 +80,25 @@ def test_references_and_literals_cover_each_input_once() -> None:
     assert literal_inputs(RL) == {"dataset": "/data/problems.parquet"}
 
 
+def test_an_sft_run_waits_for_each_dataset_of_its_mixture_and_for_its_validation_rows() -> None:
+    def split(name: str) -> dict[str, object]:
+        return {"proofDataset": {"name": name}}
+
+    spec = SFTRunSpec.model_validate(
+        {
+            "model": {"init": {}},
+            "dataset": split("a"),
+            "mixture": [{"dataset": split("b")}, {"dataset": {"uri": "/c.jsonl"}, "weight": "2"}],
+            "validation": {"dataset": split("d")},
+            "trainer": {"epochs": 2},
+        }
+    )
+    assert [(item.field, item.name) for item in references(spec)] == [
+        ("dataset", "a"), ("mixture/0/dataset", "b"), ("validation/dataset", "d"),
+    ]  # fmt: skip
+    assert literal_inputs(spec) == {"mixture/1/dataset": "/c.jsonl"}
+
+
 def test_a_reference_leads_to_its_part_of_the_artifact() -> None:
     model, initial, split = references(EVAL)
     assert locate(model, "/qed/a/rlrun/x/artifact") == "/qed/a/rlrun/x/artifact/model"

@@ -21,7 +21,7 @@ from qednano.training.packing import collate
 from tests.training.engine_steps import STEPS, main, new_engine, nll, run_step, save, step_documents, variant_engine
 
 STAGES = ("0:fp32", "1:fp32", "2:fp32", "3:fp32")
-BF16 = ("1:bf16", "2:bf16", "3:bf16")
+BF16 = ("1:bf16", "3:bf16")
 LORA = ("0:fp32:lora", "3:fp32:lora")
 SEQUENCE = ("0:fp32:sequence", "3:fp32:sequence:offload")  # two ranks share each row
 
@@ -131,7 +131,7 @@ def test_adapters_train_alike_everywhere_and_leave_the_other_weights_alone(by_ra
                 torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("variant", [*STAGES, "2:bf16", *LORA])
+@pytest.mark.parametrize("variant", [*STAGES, "3:bf16", *LORA])
 def test_a_checkpoint_continues_on_another_number_of_ranks_and_another_stage(by_ranks, model_folder, variant):
     """Two ranks wrote it; one takes it up, at the stage it was written with and at another, and goes on as they did."""
     _, expected = read(by_ranks[2] / f"{variant}.safetensors")
@@ -148,7 +148,7 @@ def test_a_checkpoint_continues_on_another_number_of_ranks_and_another_stage(by_
             torch.testing.assert_close(weight.float(), expected[name].float(), rtol=close, atol=close, msg=name)
 
 
-@pytest.mark.parametrize("variant", ["0:fp32", "2:bf16", "0:fp32:lora"])
+@pytest.mark.parametrize("variant", ["0:fp32", "3:bf16", "0:fp32:lora"])
 def test_a_checkpoint_becomes_the_model_that_the_engine_would_have_written(by_ranks, model_folder, variant):
     engine = variant_engine(model_folder, variant)
     engine.load(by_ranks[2] / f"checkpoint-{variant}")

@@ -23,7 +23,7 @@ from qednano.training.packing import collate
 from tests.training.conftest import SIZES
 from tests.training.engine_steps import nll
 
-STEPS = 80
+STEPS = 60
 
 
 def config(split: Path, steps: int = STEPS, **model: Any) -> dict[str, Any]:
@@ -183,21 +183,15 @@ def test_a_mixture_for_one_epoch_validated_with_the_best_checkpoint_kept_and_exp
     assert total / count == pytest.approx(-kept[5], abs=1e-4)
 
 
-def test_adapters_leave_a_merged_model_and_survive_a_stop(start_job, split, model_folder, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    wanted = config(split, steps=30, uri=str(model_folder))
+def test_adapters_leave_a_merged_model(start_job, split, model_folder, tmp_path):
+    wanted = config(split, steps=5, uri=str(model_folder))
     wanted["spec"]["trainer"] |= {"lora": {"rank": 4, "dropout": "0.1"}, "activationCheckpointing": "Full"}
-    assert start_job("qednano_jobs.sft", whole, wanted).wait() == 0
-    process = start_job("qednano_jobs.sft", broken, wanted)
-    wait_for_step(process, broken, 10)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 75
-    assert start_job("qednano_jobs.sft", broken, wanted).wait() == 0
-    weights = [load_file(run / "artifact" / "model" / "model.safetensors") for run in (whole, broken)]
+    assert start_job("qednano_jobs.sft", tmp_path / "run", wanted).wait() == 0
+    made = load_file(tmp_path / "run" / "artifact" / "model" / "model.safetensors")
     start = load_file(model_folder / "model.safetensors")
-    assert weights[0].keys() == start.keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in start)  # dropout's numbers too
-    assert not torch.equal(weights[0]["model.layers.0.mlp.up_proj.weight"], start["model.layers.0.mlp.up_proj.weight"])
+    assert made.keys() == start.keys()
+    changed = {name for name, weight in made.items() if not torch.equal(weight, start[name])}
+    assert changed == {name for name in start if "proj.weight" in name}
 
 
 def test_steps_that_are_never_finite_end_the_run_with_the_batch_to_look_at(
