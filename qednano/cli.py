@@ -90,10 +90,11 @@ def run(
 
 def _closing_words(views: list[RunView], scores: dict[str, list[Score]]) -> None:
     from qednano.local.display import aligned, duration
-    from qednano.local.results import report_of, score_rows
+    from qednano.local.results import grader_rows_of, report_of, score_rows
 
-    for label, found in scores.items():
-        print(f"\n{label}\n{aligned(score_rows(found))}")
+    tables = {label: score_rows(found) for label, found in scores.items()} | grader_rows_of(views)
+    for label, rows in tables.items():
+        print(f"\n{label}\n{aligned(rows)}")
     print()
     for view in views:
         if view.folder is None:

@@ -28,7 +28,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "max_score": ("max_score", "max_points_judge_1", "max_points"),
     "rubric": ("rubric", "Grading guidelines", "marking_scheme", "grading_scheme"),
     "reference": ("reference", "reference_solution", "Solution", "sample_solution"),
-    "answer": ("known_answer", "Short Answer"),
+    "answer": ("known_answer", "Short Answer", "answer"),
     "author": ("author", "model", "generator", "model_name"),
 }
 """The names by which a column is found that the spec leaves out; the first that a record has is taken."""
@@ -99,7 +99,9 @@ class _Taker:
     def column(self, role: str) -> str | None:
         named: str | None = getattr(self.columns, role)
         if named is None:
-            usual = USUAL[role] if role != "proof" or _MATHARENA not in self.values else ("answer",)
+            usual = USUAL[role]
+            if _MATHARENA in self.values:
+                usual = {"proof": ("answer",), "answer": ()}.get(role, usual)
             return next((name for name in usual if self.values.get(name) is not None), None)
         self.require(named, role)
         return named

@@ -60,12 +60,41 @@ def report_of(view: RunView) -> Path | None:
 
 
 def scores_of(views: Sequence[RunView]) -> dict[str, list[Score]]:
-    """Label of each finished EvalRun to its scores."""
-    return {
-        view.label: read_scores(view.folder)
+    """Label of each finished EvalRun of models to its scores."""
+    return {label: read_scores(folder) for label, folder in _evaluations(views) if not _graders(folder).is_file()}
+
+
+def grader_rows_of(views: Sequence[RunView]) -> dict[str, list[list[str]]]:
+    """Label of each finished EvalRun of graders to a table of text, with a heading; errors are in points of 7."""
+    tables = {}
+    for label, folder in _evaluations(views):
+        if not _graders(folder).is_file():
+            continue
+        rows = [["GRADER", "GRADED", "ERROR", "95 % INTERVAL", "BIAS", "KAPPA", "PAIRS"]]
+        for entry in json.loads(_graders(folder).read_text())["graders"]:
+            error = entry["mae"]
+            others = [_number(entry[name]["mean"]) for name in ("bias", "kappa", "pairwise_consistency")]
+            interval = f"{error['low']:.2f} to {error['high']:.2f}"
+            rows.append([entry["name"], str(entry["graded"]), f"{error['mean']:.2f}", interval, *others])
+        tables[label] = rows
+    return tables
+
+
+def _evaluations(views: Sequence[RunView]) -> list[tuple[str, RunFolder]]:
+    return [
+        (view.label, view.folder)
         for view in views
         if view.run.kind == "EvalRun" and view.phase is Phase.SUCCEEDED and view.folder is not None
-    }
+    ]
+
+
+def _graders(folder: RunFolder) -> Path:
+    """What an EvalRun with graderEvaluation leaves in place of scores."""
+    return folder.artifact / "grading.json"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def last_line(views: Sequence[RunView], scores: dict[str, list[Score]], total_seconds: float) -> str:

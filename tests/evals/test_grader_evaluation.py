@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +25,8 @@ from qednano.grading.health import GraderHealth
 from qednano.grading.interface import Failure, Grade
 from qednano.plan import language_models, literal_inputs, roles
 from qednano.progress import Reporter
+from qednano.tiny import teacher
+from qednano.tiny.problems import generate
 
 IMO_GRADING = {
     "Grading ID": "GB-0001", "Problem ID": "PB-Advanced-001", "Problem": "Prove it.", "Solution": "By magic.",
@@ -63,6 +69,7 @@ def test_the_usual_sets_load_as_they_are(row, problem, human, rubric, author):
     assert proof.human == pytest.approx(human)
     assert proof.problem.rubric == rubric
     assert "well done" not in (proof.problem.rubric or ""), "what a judge said is no scheme"
+    assert proof.problem.answer == ("3" if row is VIEWER else None)
 
 
 def test_columns_can_be_named_and_scores_scaled():
@@ -243,42 +250,104 @@ def test_a_run_is_of_one_mode_and_says_which_fields_do_not_fit(spec, words):
         EvalRunSpec.model_validate(spec)
 
 
-def test_the_job_leaves_an_artifact(tmp_path, monkeypatch):
-    import random
-
+def run_job(folder, monkeypatch, spec, rows):
+    """The evaluate job as the operator starts it; its exit code, artifact and last words."""
     from qednano_jobs.evaluate import main
 
-    from qednano.tiny import teacher
-    from qednano.tiny.problems import generate
-
-    rows = []
-    for problem in generate(0, 6):
-        for flawed in (0, 100):
-            proof = teacher.write(problem, random.Random(flawed), flawed)
-            rows.append(
-                {"problem_id": problem.id, "problem": problem.text, "proof": proof, "score": 7 if not flawed else 2}
-            )
-    data = tmp_path / "graded.jsonl"
+    data = folder / "graded.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
         "apiVersion": "qednano.dev/v1alpha1",
         "kind": "EvalRun",
         "name": "worth",
-        "spec": {"graderEvaluation": BY_CHECKER},
+        "spec": {"graderEvaluation": spec},
         "inputs": {"graderEvaluation/data": {"uri": str(data)}},
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
     for name, value in {
-        "QED_CONFIG": tmp_path / "config.json",
-        "QED_RUN_DIR": tmp_path / "run",
+        "QED_CONFIG": folder / "config.json",
+        "QED_RUN_DIR": folder / "run",
         "QED_ROLE": "evaluate",
-        "QED_TERMINATION_PATH": tmp_path / "last-words",
+        "QED_TERMINATION_PATH": folder / "last-words",
     }.items():
         monkeypatch.setenv(name, str(value))
-    assert main() == 0
-    told = json.loads((tmp_path / "run/artifact/grading.json").read_text())
+    code = main()
+    return code, folder / "run/artifact", json.loads((folder / "last-words").read_text())
+
+
+def test_the_job_leaves_an_artifact(tmp_path, monkeypatch):
+    rows = []
+    for problem in generate(0, 6):
+        for flawed in (0, 100):
+            proof = teacher.write(problem, random.Random(flawed), flawed)
+            score = 2 if flawed else 7
+            rows.append({"problem_id": problem.id, "problem": problem.text, "proof": proof, "score": score})
+    code, artifact, words = run_job(tmp_path, monkeypatch, BY_CHECKER, rows)
+    assert code == 0
+    told = json.loads((artifact / "grading.json").read_text())
     assert told["graders"][0]["graded"] == 12
     assert told["graders"][0]["pairwise_consistency"]["mean"] == 1.0
-    assert read_manifest(tmp_path / "run/artifact").kind == "EvalRun"
-    words = json.loads((tmp_path / "last-words").read_text())
+    assert read_manifest(artifact).kind == "EvalRun"
     assert words["outcome"] == "Succeeded" and float(words["metrics"]["kappa"]) > 0.5
+
+
+class Judge(BaseHTTPRequestHandler):
+    """An endpoint whose model `mild` gives a point more than the proof says; `rude` answers in prose."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][0]["content"]
+        nonce = re.search(r"<<<PROOF ([0-9a-f]{32})>>>\nproof (\d+) (\d+)", text)
+        verdict = {"nonce": nonce[1], "assessment": "so", "errors": [], "score": min(7, int(nonce[3]) + 1)}
+        said = json.dumps(verdict) if body["model"] == "mild" else "A fine proof: 7/7."
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        answer = {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}, "model": body["model"]}
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args): ...
+
+
+@pytest.fixture
+def endpoint():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def by_endpoint(name, url, model):
+    price = {"inputPerMillion": "1", "outputPerMillion": "10"}
+    place = {"endpoint": {"url": url, "model": model, "price": price}}
+    rubric = {"model": place, "votes": 3, "sampling": {"maxTokens": 1024}}
+    return {"name": name, "grader": {"rubric": rubric, "maxFailurePercent": 100}}
+
+
+def test_graders_at_an_endpoint_are_asked_over_http_and_paid(tmp_path, monkeypatch, endpoint):
+    rows = [
+        {"problem_id": proof.problem.id, "problem": proof.problem.problem, "proof": proof.proof, "score": proof.human}
+        for proof in PROOFS
+    ]
+    spec = {"data": {"uri": "graded.jsonl"}, "graders": [by_endpoint("mild", endpoint, "mild")]}
+    code, artifact, words = run_job(tmp_path, monkeypatch, spec, rows)
+    assert code == 0, words
+    (grader,) = json.loads((artifact / "grading.json").read_text())["graders"]
+    assert grader["graded"] == 24 and grader["bias"]["mean"] == pytest.approx(21 / 24)
+    assert grader["cost_per_proof"] == pytest.approx(3 * (100 * 1 + 10 * 10) / 1e6)
+    assert words["message"].startswith("on 24 proofs scored by people, mild is off by 0.88 points")
+
+
+def test_a_grader_that_never_gives_a_verdict_ends_the_run_with_its_reason(tmp_path, monkeypatch, endpoint):
+    monkeypatch.setattr("qednano.grading.patience._FIRST_WAIT", 0.0)
+    spec = {"data": {"uri": "graded.jsonl"}, "graders": [by_endpoint("rude", endpoint, "rude")]}
+    row = {"problem_id": "p", "problem": "P", "proof": PROOFS[0].proof, "score": 1}
+    code, artifact, words = run_job(tmp_path, monkeypatch, spec, [row])
+    assert code == 65 and not artifact.exists()
+    assert (
+        "grader rude gave no grade for any of 1 proofs: the grader's answer is not one JSON object" in words["message"]
+    )

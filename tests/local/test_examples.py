@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 @pytest.mark.parametrize(
     ("folder", "runs"),
     [
+        ("graders", ["EvalRun/judges", "EvalRun/tiny-grader"]),
         ("tiny", ["ProofDataset/tiny", "SFTRun/tiny-sft", "RLRun/tiny-rl", "EvalRun/tiny-eval"]),
         (
             "paper",
