@@ -9,28 +9,36 @@ spend fits what is left. A solved or hopeless problem stops early; an open one g
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qednano.api.scaffold import Adaptive as Options
 from qednano.evals.scaffolds.belief import Knowledge, Progress, Proved, believe, first_guess, learn
 from qednano.evals.scaffolds.interface import Solution, Solve, Stop, stop_of
-from qednano.evals.scaffolds.steps import Candidate, refine, solve, verify
+from qednano.evals.scaffolds.steps import Candidate, improve, refine, solve, verify
 from qednano.evals.scaffolds.testing import REFINE, STOP, VOTE, WRITE, Costs, Table, table
 from qednano.evals.tree import BranchFailed, Node
 
 WRITING, REFINING, VOTING = "write", "refine", "vote"
+_CONSIDERED = 4  # likeliest proofs of a problem that a step may be about
 _DOUBLINGS = 16  # how far the price of tokens may rise over its first value
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cohort goes by until its samples meet again. `price`: score (0 to 1) that a token must be worth."""
+    """What a cohort goes by until its samples meet again. `price`: score (0 to 1) that a token must be worth.
+
+    `base` is the price with no budget to keep: who stops at `price` but not at `base` waits for what others leave.
+    `final`: nothing has been done since the last meeting, so nothing will be.
+    """
 
     knowledge: Knowledge
     price: float
+    base: float
     tokens: dict[str, float]
     going_on: frozenset[str]
+    final: bool = False
 
     @property
     def table(self) -> Table:
@@ -61,6 +69,8 @@ class Cohort:
         self._options, self._tokens, self._active = options, tokens, samples
         self._first = first_guess(float(options.pass_if_right), float(options.pass_if_wrong), float(options.solve_rate))
         self._known = self._first
+        self._raised = 0  # doublings of the price at the last meeting
+        self._spent = -1  # by then
         self._members: dict[str, Progress] = {}
         self._waiting: dict[str, asyncio.Future[Plan]] = {}
 
@@ -95,19 +105,29 @@ class Cohort:
         tokens = {kind: _mean_tokens(members, kind) for kind in (WRITING, REFINING, VOTING)}
         tokens[WRITING] = tokens[WRITING] or 1.0
         tokens[REFINING] = tokens[REFINING] or tokens[WRITING]
-        tokens[VOTING] = tokens[VOTING] or tokens[WRITING]
+        tokens[VOTING] = tokens[VOTING] or tokens[WRITING] / 2  # a guess until the first vote
         price = 1.0 / (self._options.worth * tokens[WRITING])
         open_ones = [item for item in members if item.key in set(waiting)]
         everyone = frozenset(waiting)
         if not self._tokens:
-            return Plan(knowledge, price, tokens, everyone)
-        left = self._tokens - sum(sum(item.tokens.values()) for item in members)
-        for _ in range(_DOUBLINGS):
-            plan = Plan(knowledge, price, tokens, everyone)
-            if sum(_expected_tokens(item, plan) for item in open_ones) <= left:
-                return plan
-            price *= 2
-        return Plan(knowledge, price, tokens, frozenset(_affordable(open_ones, plan, left)))
+            return Plan(knowledge, price, price, tokens, everyone)
+        spent = sum(sum(item.tokens.values()) for item in members)
+        final, self._spent = spent == self._spent, spent
+        for item in open_ones:
+            believe(item, knowledge)
+        before: tuple[Plan, dict[str, float]] | None = None
+        for raised in range(max(0, self._raised - 1), _DOUBLINGS):  # it falls by one at a time: tables take time
+            plan = Plan(knowledge, price * 2**raised, price, tokens, everyone, final)
+            needs = {item.key: _expected_tokens(item, plan) for item in open_ones}
+            left = self._tokens - spent
+            if sum(needs.values()) <= left:
+                self._raised = raised
+                if before is None or 2 * sum(needs.values()) > left:
+                    return plan
+                plan, needs = before  # alike, they would all stop at this price: some go on at the last one
+                return replace(plan, going_on=frozenset(_affordable(open_ones, needs, left)))
+            before = plan, needs
+        return replace(plan, going_on=frozenset())
 
 
 def _mean_tokens(members: Sequence[Progress], kind: str) -> float:
@@ -119,17 +139,20 @@ def _expected_tokens(progress: Progress, plan: Plan) -> float:
     solved = plan.table
     beliefs = sorted((proof.belief for proof in progress.proofs), reverse=True) or [progress.rate]
     place = progress.rate, beliefs[1] if len(beliefs) > 1 else 0.0, beliefs[0]
-    return sum(
-        solved.look(values, *place) * plan.tokens[kind]
-        for kind, values in ((WRITING, solved.writes), (REFINING, solved.refinements), (VOTING, solved.votes))
-    )
+    kinds = {WRITE: WRITING, REFINE: REFINING, VOTE: VOTING}
+    return sum(solved.look(solved.steps[step], *place) * plan.tokens[kind] for step, kind in kinds.items())
 
 
-def _affordable(open_ones: Sequence[Progress], plan: Plan, left: float) -> list[str]:
-    """Those that one more step pays most for, as many as are left tokens for."""
-    step = plan.tokens[WRITING] + plan.tokens[VOTING]
-    hopeful = sorted(open_ones, key=lambda item: (-(1 - item.best) * item.rate, item.key))
-    return [item.key for item in hopeful[: max(0, int(left // step))]]
+def _affordable(open_ones: Sequence[Progress], needs: dict[str, float], left: float) -> list[str]:
+    """Those whose tokens promise most, as many as there are tokens for."""
+    hopeful = sorted(open_ones, key=lambda item: (-(1 - item.best) * item.rate / max(1.0, needs[item.key]), item.key))
+    found = []
+    for item in hopeful:
+        left -= needs[item.key]
+        if left < 0:
+            break
+        found.append(item.key)
+    return found
 
 
 class Adaptive:
@@ -155,14 +178,19 @@ class Adaptive:
     async def _solve(self, state: State, cohort: Cohort) -> Solution:
         await self._write(state, None)
         try:
-            await self._vote(state, 0)
-            while True:
+            for meeting in itertools.count():
                 plan = await cohort.meet(state.progress)
                 if state.progress.key not in plan.going_on:
-                    return _answer(state, Stop.BUDGET)
-                for _ in range(self._options.steps):
+                    if plan.final or not plan.going_on:
+                        return _answer(state, Stop.BUDGET)
+                    continue
+                for _ in range(min(self._options.steps, 1 + meeting // 4)):  # at first there is much to learn
                     believe(state.progress, plan.knowledge)
                     action, number = self._decide(state, plan)
+                    if action == STOP and plan.price > plan.base and not plan.final:
+                        action, _ = self._decide(state, replace(plan, price=plan.base))
+                        if action != STOP:
+                            break  # too dear for now
                     if action == STOP:
                         return _answer(state, Stop.ACCEPTED if state.progress.best >= 0.5 else Stop.GAVE_UP)
                     if action == VOTE:
@@ -182,10 +210,12 @@ class Adaptive:
             value = solved.look(solved.value, progress.rate, progress.best, progress.rate) - plan.costs.write
             if value > best_value:
                 best_value, choice = value, (WRITE, 0)
-        for number, proof in enumerate(proofs):
+        hopeful = sorted(range(len(proofs)), key=lambda number: (-proofs[number].belief, number))[:_CONSIDERED]
+        for number in hopeful:
+            proof = proofs[number]
             if not state.candidates[number].proof.text.strip():
                 continue
-            if more and state.candidates[number].reviews:
+            if more:
                 hope = proof.belief * known.keep + (1 - proof.belief) * progress.mended
                 value = solved.look(solved.value, progress.rate, progress.best, hope) - plan.costs.refine
                 if value > best_value:
@@ -212,7 +242,10 @@ class Adaptive:
             proof = await solve(state.node, name)
         else:
             refined = state.candidates[source]
-            proof = await refine(state.node, refined, refined.harshest(2), name)
+            if refined.reviews:
+                proof = await refine(state.node, refined, refined.harshest(2), name)
+            else:
+                proof = await improve(state.node, refined.proof, name)
         state.progress.count(WRITING if source is None else REFINING, proof.tokens)
         state.candidates.append(Candidate(proof))
         state.progress.proofs.append(Proved(source))

@@ -8,8 +8,9 @@ that are solved or hopeless stop by themselves, and what they leave goes to the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,26 @@ class Costs:
 
 @dataclass(frozen=True)
 class Table:
-    """Value of going on with a tested proof, and steps expected by kind; [rate, floor, belief]."""
+    """Value of going on with a tested proof, and the best action; [rate, floor, belief].
+
+    `after`: what values become in the mean after a vote, a fresh proof and a refinement.
+    """
 
     value: NDArray[np.float64]
-    writes: NDArray[np.float64]
-    refinements: NDArray[np.float64]
-    votes: NDArray[np.float64]
+    action: NDArray[np.int64]
+    after: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], ...]]
+
+    @cached_property
+    def steps(self) -> dict[int, NDArray[np.float64]]:
+        """Expected number of steps of each kind from each state, under the best actions."""
+        found = {}
+        for kind in (WRITE, REFINE, VOTE):
+            count = np.zeros_like(self.value)
+            for _ in range(_ITERATIONS // 2):
+                asked, again, refined = self.after(count)
+                count = np.choose(self.action, [np.zeros_like(count), asked, again, refined]) + (self.action == kind)
+            found[kind] = count
+        return found
 
     def look(self, values: NDArray[np.float64], rate: float, floor: float, belief: float) -> float:
         """A value between the grid's points, linear in each."""
@@ -68,8 +83,8 @@ def _between(grid: NDArray[np.float64], value: float) -> list[tuple[int, float]]
 def table(verifier: Verifier, keep: float, mend: float, costs: Costs) -> Table:
     """Solve for all rates of success, floors and beliefs; equal (rounded) arguments are solved once."""
     return _table(
-        round(verifier.if_right * 50) / 50,
-        round(verifier.if_wrong * 50) / 50,
+        round(verifier.if_right * 25) / 25,
+        round(verifier.if_wrong * 25) / 25,
         round(keep * 20) / 20,
         _rounded(mend, 1.3),
         _rounded(costs.write, 1.15),
@@ -113,15 +128,7 @@ def _table(
             break
     asked, again, refined = after(value)
     action = np.argmax(np.stack([stop + 1e-9, asked - vote, again - write, refined - refine]), axis=0)
-    counts = []
-    for kind in (WRITE, REFINE, VOTE):
-        count = np.zeros_like(value)
-        for _ in range(_ITERATIONS // 2):
-            asked, again, refined = after(count)
-            steps = np.choose(action, [np.zeros_like(count), asked, again, refined])
-            count = steps + (action == kind)
-        counts.append(count)
-    return Table(value, counts[0], counts[1], counts[2])
+    return Table(value, action, after)
 
 
 def _mixing(points: NDArray[np.float64]) -> NDArray[np.float64]:
