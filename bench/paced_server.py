@@ -46,12 +46,13 @@ class Slots:
 
     def __init__(self, slots: int, seconds: float) -> None:
         self.free, self.seconds, self.answered = slots, seconds, 0
+        self._idle, self._counted = 0.0, time.monotonic()
         self.waiting: deque[_Connection] = deque()
 
     def enter(self, connection: _Connection) -> None:
         """A request has come."""
         if self.free:
-            self.free -= 1
+            self._free(-1)
             self._hold(connection)
         else:
             self.waiting.append(connection)
@@ -67,7 +68,18 @@ class Slots:
             if not following.lost:
                 self._hold(following)
                 return
-        self.free += 1
+        self._free(1)
+
+    def _free(self, change: int) -> None:
+        now = time.monotonic()
+        self._idle += self.free * (now - self._counted)
+        self._counted = now
+        self.free += change
+
+    def stats(self) -> dict[str, float]:
+        """answered; idle: slot-seconds that nobody used; now: seconds by the same clock; cpu: its process's seconds."""
+        self._free(0)
+        return {"answered": self.answered, "idle": self._idle, "now": self._counted, "cpu": time.process_time()}
 
 
 class _Connection(asyncio.Protocol):
@@ -96,8 +108,7 @@ class _Connection(asyncio.Protocol):
             return
         self._rest = self._rest[end + 4 + length :]
         if head.startswith(b"get /stats"):
-            stats = {"answered": self._slots.answered, "cpu": time.process_time(), "waiting": len(self._slots.waiting)}
-            self._transport.write(_http(stats))
+            self._transport.write(_http(self._slots.stats()))
         else:
             self._slots.enter(self)
 
@@ -129,8 +140,12 @@ class PacedServer:
     def capacity(self) -> float:
         return self.slots / self.seconds
 
+    def busy_share(self, before: dict[str, float], after: dict[str, float]) -> float:
+        """Share of its slots that were in use between two `stats`."""
+        return 1 - (after["idle"] - before["idle"]) / (self.slots * (after["now"] - before["now"]))
+
     def stats(self) -> dict[str, float]:
-        """answered (so far), cpu (seconds of its process), waiting."""
+        """What `Slots.stats` gives, as of now."""
         with urllib.request.urlopen(f"{self.url}/stats", timeout=30) as got:
             return json.load(got)
 
