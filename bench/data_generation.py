@@ -6,7 +6,8 @@ The server (bench/paced_server.py, real HTTP, a process of its own) has 512 slot
    Reported beside what a peer that does next to nothing draws from the same server, and with the CPU of a request: the
    client's one core is the limit here.
 2. The same slots at a pace of half of what the client drew there, as on this machine now: some 0.3 s on two idle cores.
-   95 % of the capacity has to be used, and of the slots' time by the server's own account. Lost turns and needless retries show here.
+   95 % of the capacity has to be used, and of the slots' time by the server's own account. Lost turns and needless
+   retries show here.
 3. Memory after 1,000 requests and after 100,000 (10,000 with --quick).
 """
 
