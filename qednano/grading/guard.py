@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from qednano import metrics
 from qednano.data.schema import ProblemRow
-from qednano.errors import QedError
+from qednano.errors import QedError, Unavailable
 from qednano.grading.attacks import ATTACKS
 from qednano.grading.interface import Failure, Grade, Grader
 from qednano.grading.submission import submitted
@@ -55,6 +55,8 @@ class Guarded:
                 return await self.grader.grade(problem, proof, cut_off=cut_off)
         except TimeoutError:
             return Grade(None, f"no grade within {self.timeout:g} s", failure=Failure.TIMEOUT)
+        except Unavailable as error:
+            return Grade(None, str(error), failure=Failure.UNAVAILABLE)
         except QedError:
             raise  # a spent budget, a fence: not for a grader to decide
         except Exception as error:

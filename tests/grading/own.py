@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from qednano.errors import Unavailable
 from qednano.grading.interface import Grade
+from qednano.llm.budget import BudgetSpent
 
 
 class Fixed:
@@ -16,6 +18,10 @@ class Fixed:
 
     async def grade(self, problem, proof, *, cut_off=False):
         await asyncio.sleep(self.seconds)
+        if self.score == -2:
+            raise Unavailable("my service is down")
+        if self.score == -3:
+            raise BudgetSpent("no money")
         if self.score < 0:
             raise ZeroDivisionError("oh")
         return Grade(self.score, f"cut off: {cut_off}")

@@ -19,6 +19,7 @@ from qednano.grading.health import GraderHealth
 from qednano.grading.interface import Failure, Grade
 from qednano.grading.patience import TRIES, obtain_grade
 from qednano.grading.registry import grader_for
+from qednano.llm.budget import BudgetSpent
 
 from .fakes import FakeModel, in_turn, nonce_of, said
 
@@ -186,8 +187,16 @@ async def test_an_error_or_a_long_wait_of_a_grader_is_no_grade():
     broken = grader_for(GraderSpec.model_validate(own("Fixed", score="-1")))
     grade = await broken.grade(problem(None), "x")
     assert (grade.score, grade.failure) == (None, Failure.ERROR) and "ZeroDivisionError" in grade.reason
+    down = grader_for(GraderSpec.model_validate(own("Fixed", score="-2")))
+    assert (await down.grade(problem(None), "x")).failure is Failure.UNAVAILABLE
     slow = grader_for(GraderSpec.model_validate({**own("Fixed", seconds="60"), "timeoutSeconds": 1}))
     assert (await slow.grade(problem(None), "x")).failure is Failure.TIMEOUT
+
+
+async def test_a_spent_budget_is_for_the_run_to_decide():
+    spent = grader_for(GraderSpec.model_validate(own("Fixed", score="-3")))
+    with pytest.raises(BudgetSpent):
+        await obtain_grade(spent, problem(None), "x")
 
 
 def mixture(first, second):
