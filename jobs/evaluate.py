@@ -33,6 +33,7 @@ from qednano.grading.registry import below, grader_for
 from qednano.grading.usage import usage_alone
 from qednano.job import JobContext, Outcome, job
 from qednano.llm.chat import ChatModel
+from qednano.llm.hub_model import model_folder
 from qednano.plan import evaluated_models, language_models
 
 
@@ -40,7 +41,8 @@ def contenders(ctx: JobContext, spec: EvalRunSpec) -> list[Contender]:
     """The model and its baselines, with the folders they were resolved to; endpoints have none."""
     served = evaluated_models(spec)
     return [
-        Contender(name, str(ctx.input_path(field)) if field in served else "") for field, name, _ in spec.contenders
+        Contender(name, str(model_folder(ctx.config.inputs[field].uri, ctx.run_dir)) if field in served else "")
+        for field, name, _ in spec.contenders
     ]
 
 

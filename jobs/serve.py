@@ -8,6 +8,7 @@ import sys
 
 from qednano.errors import Stopped
 from qednano.job import JobContext, Outcome, job
+from qednano.llm.hub_model import model_folder
 from qednano.llm.serving import ModelServer, Serving
 from qednano.llm.vllm import VllmOptions, free_port
 from qednano.plan import evaluated_models, served_input, served_roles
@@ -22,7 +23,7 @@ def server_of(ctx: JobContext) -> ModelServer:
         server, source, follow, loadable = ctx.spec.rollout, "model", True, False
     else:
         server, source, follow, loadable = ctx.spec.server, next(iter(evaluated_models(ctx.spec))), False, True
-    model = ctx.config.inputs[source].uri.removeprefix("file://").removeprefix("hf://")
+    model = str(model_folder(ctx.config.inputs[source].uri, ctx.run_dir))
     options = VllmOptions(
         model=model,
         port=free_port(),
