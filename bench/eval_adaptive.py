@@ -167,9 +167,8 @@ async def compare(mix: Mix, count: int) -> float:
         if as_good:
             best = min(as_good, key=lambda other: other.tokens)
             saved.append(1 - best.tokens / item.tokens)
-            print(
-                f"  at {item.score:.1%} of {item.name}: {best.name} ({best.score:.1%}) takes {abs(saved[-1]):.0%} {'fewer' if saved[-1] >= 0 else 'more'}"
-            )
+            told = f"{abs(saved[-1]):.0%} {'fewer' if saved[-1] >= 0 else 'more'}"
+            print(f"  at {item.score:.1%} of {item.name}: {best.name} ({best.score:.1%}) takes {told}")
         else:
             saved.append(-1.0)
             print(f"  at {item.score:.1%} of {item.name}: no Adaptive scores as much")
