@@ -200,8 +200,7 @@ class Checkpoints:
         if _saved(checkpoint.folder)["ranks"] == _ranks():
             _set_random_state(torch.load(checkpoint.folder / f"random-{_rank():05d}.pt", weights_only=False))
         else:
-            for seed in (random.seed, np.random.seed, torch.manual_seed):
-                seed(checkpoint.step * 100_003 + _rank())
+            seed_generators(checkpoint.step, _rank())
 
     def sweep(self) -> None:
         """Remove what crashed attempts left half-written. Call once, on start, from rank 0."""
@@ -264,6 +263,13 @@ def _first_error(mine: BaseException | None) -> str | None:
     errors: list[str | None] = [None] * _ranks()
     dist.all_gather_object(errors, said)
     return next((error for error in errors if error is not None), None)
+
+
+def seed_generators(seed: int, rank: int) -> None:
+    """Start this rank's random generators (dropout draws from them), each rank at numbers of its own."""
+    number = (seed * 100_003 + rank) % 2**32
+    for start in (random.seed, np.random.seed, torch.manual_seed):
+        start(number)
 
 
 def _random_state() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from qednano.artifacts import check_fence, claim_attempt, publish, read_manifest
 from qednano.errors import ArtifactError, NumericGuard, Stopped
 from qednano.job import JobContext, Outcome
 from qednano.plan.evaluations import chooses
-from qednano.training.checkpoint import Checkpoint, Checkpoints, step_of
+from qednano.training.checkpoint import Checkpoint, Checkpoints, seed_generators, step_of
 from qednano.training.engine import EngineConfig, LossFunction, StepReport, TrainingEngine, join_ranks
 from qednano.training.export import export_checkpoint, exported_steps, prune_exports, write_origin
 from qednano.training.flops import peak_flops
@@ -325,6 +325,7 @@ def open_session(
             refusals_allowed=trainer.max_skipped_steps,
         ),
     )
+    seed_generators(seed, engine.rank)  # after all that may draw numbers while it loads
     checkpoints = Checkpoints(
         context.run_dir,
         keep_last=checkpoint.keep_last,

@@ -82,6 +82,25 @@ def test_a_snapshot_is_of_its_moment_though_the_weights_move_on(model_folder, tm
     assert again.step == 1 and all(torch.equal(weight, expected[name]) for name, weight in again.weights().items())
 
 
+@pytest.mark.parametrize("kept", ["None", "Full"])
+def test_dropout_goes_on_where_it_was(model_folder, tmp_path, kept):
+    from qednano.training.lora import LoraConfig
+    from qednano.training.model import PolicyOptions
+    from tests.training.engine_steps import new_engine, run_step, step_documents
+
+    options = PolicyOptions(lora=LoraConfig(4, 8, 0.1, ("q_proj",)), activation_checkpointing=kept)
+    engine, checkpoints = new_engine(model_folder, options=options), Checkpoints(tmp_path)
+    run_step(engine, step_documents(0))
+    checkpoints.save(1, {}, engine.snapshot().write)
+    run_step(engine, step_documents(1))
+    again, newest = new_engine(model_folder, options=options), checkpoints.newest()
+    again.load(newest.folder)
+    checkpoints.restore_random_state(newest)
+    run_step(again, step_documents(1))
+    expected = engine.weights()
+    assert all(torch.equal(weight, expected[name]) for name, weight in again.weights().items())
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "file gone"])
 def test_a_torn_checkpoint_is_passed_over(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path)

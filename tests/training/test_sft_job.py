@@ -183,13 +183,15 @@ def test_a_mixture_for_one_epoch_validated_with_the_best_checkpoint_kept_and_exp
     assert total / count == pytest.approx(-kept[5], abs=1e-4)
 
 
-def test_adapters_leave_a_merged_model(start_job, split, model_folder, tmp_path):
+def test_adapters_leave_a_merged_model_the_same_each_time(start_job, split, model_folder, tmp_path):
     wanted = config(split, steps=5, uri=str(model_folder))
     wanted["spec"]["trainer"] |= {"lora": {"rank": 4, "dropout": "0.1"}, "activationCheckpointing": "Full"}
-    assert start_job("qednano_jobs.sft", tmp_path / "run", wanted).wait() == 0
-    made = load_file(tmp_path / "run" / "artifact" / "model" / "model.safetensors")
+    for run in ("one", "two"):
+        assert start_job("qednano_jobs.sft", tmp_path / run, wanted).wait() == 0
+    made, again = (load_file(tmp_path / run / "artifact" / "model" / "model.safetensors") for run in ("one", "two"))
     start = load_file(model_folder / "model.safetensors")
     assert made.keys() == start.keys()
+    assert all(torch.equal(made[name], again[name]) for name in made)  # dropout draws by the run's seed
     changed = {name for name, weight in made.items() if not torch.equal(weight, start[name])}
     assert changed == {name for name in start if "proj.weight" in name}
 
@@ -210,7 +212,7 @@ def test_steps_that_are_never_finite_end_the_run_with_the_batch_to_look_at(
     path = tmp_path / "run" / "anomalies" / "step-000003-rank-00000.json"
     assert str(path) in words["message"]
     first = json.loads(path.read_text())["microBatches"][0]
-    assert first["loss"] == "nan" and "divis" in first["documents"][0]["text"]
+    assert first["loss"] == "nan" and "Prove E" in first["documents"][0]["text"]
 
 
 @pytest.mark.parametrize(
