@@ -192,11 +192,31 @@ def last_words(folder):
     return json.loads((folder / "last-words").read_text())
 
 
-def wait_for_shard(folder, process):
+def wait_for_shard(folder, process, pattern="work/*/part-*.parquet"):
     deadline = time.monotonic() + 120
-    while not list((folder / "run").glob("work/*/part-*.parquet")):
+    while not list((folder / "run").glob(pattern)):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.01)
+
+
+def test_a_job_killed_between_stages_ends_as_if_it_had_not_been(tmp_path):
+    text = "Let $a+b={}$ and $ab={}$ for positive reals $a,b$. Prove that $a^{}+b^2 > {}$."
+    rows = [{"id": f"r{n}", "problem": text.format(n % 997, n % 991, n % 7 + 2, n % 83)} for n in range(6000)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + rows[:500]))
+    source = {"files": {"uris": [str(tmp_path / "rows.jsonl")]}}
+    stages = [{"normalise": {}}, {"deduplicate": {}}, {"filter": {"minCharacters": 10}}]
+    spec = spec_of(source, [{"name": "test", "problems": 100}, {"name": "train"}], stages=stages)
+    for stage in ("1-normalise", "2-deduplicate"):
+        process = start_job(tmp_path, spec)
+        wait_for_shard(tmp_path, process, f"work/.stages/{stage}/part-*.parquet")
+        process.kill()
+        process.communicate()
+    last = start_job(tmp_path, spec)
+    last.communicate()
+    assert last.returncode == 0
+    whole = build_dataset(spec, "tiny", build_at(tmp_path / "whole"))
+    assert last_words(tmp_path)["artifact"]["digest"] == whole.digest
+    assert whole.metrics["rows/deduplicate/in"] == 6500 and whole.metrics["rows/deduplicate/out"] <= 6000
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
