@@ -201,12 +201,13 @@ def _env(subject: Subject, role: Role, attempt: int, index: int) -> list[Object]
 
 
 def _secrets(subject: Subject, role: Role) -> list[Object]:
-    """Keys of endpoints, for the workers that ask them; no server or trainer sees one."""
-    if role.image != "worker":
+    """Keys of endpoints, for the workers that ask them, and of the stream, for the trainer too; servers see none."""
+    seen = {"worker": "", "trainer": "stream/"}
+    if role.image not in seen:
         return []
     return [
         {"name": item.pod_variable, "valueFrom": {"secretKeyRef": {"name": item.name, "key": item.key}}}
-        for item in secrets(subject.spec)
+        for item in secrets(subject.spec, seen[role.image])
     ]
 
 

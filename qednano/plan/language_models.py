@@ -62,9 +62,10 @@ def served_roles(spec: RunSpec) -> dict[str, ModelUse]:
     return found
 
 
-def secrets(spec: RunSpec) -> tuple[SecretKey, ...]:
-    """The Secrets' keys that the spec names, each once."""
-    return tuple(dict.fromkeys(value for _, value, _ in _walk(spec, "", "") if isinstance(value, SecretKey)))
+def secrets(spec: RunSpec, under: str = "") -> tuple[SecretKey, ...]:
+    """The Secrets' keys that the spec names, or that its field ``under`` does, each once."""
+    found = (value for path, value, _ in _walk(spec, "", "") if isinstance(value, SecretKey) and path.startswith(under))
+    return tuple(dict.fromkeys(found))
 
 
 def _walk(model: BaseModel, path: str, role: str) -> Iterator[tuple[str, Any, str]]:
