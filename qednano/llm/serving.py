@@ -235,6 +235,16 @@ class ModelServer:
         headers = {"Content-Type": "text/event-stream", VERSION_START: str(start), MODEL: quote(model)}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
+        try:
+            await self._pass_on(answer, response, start)
+        except aiohttp.ClientError:  # vLLM ended: the client must see that the answer is not whole
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
+        return response
+
+    async def _pass_on(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, start: int) -> None:
         said, whole = start, True
         async for chunk in answer.content.iter_any():
             # between events only: an event may come in several chunks
@@ -243,8 +253,6 @@ class ModelServer:
                 await response.write(version_comment(said))
             whole = chunk.endswith(b"\n\n")
             await response.write(chunk)
-        await response.write_eof()
-        return response
 
     async def _load_other(self, request: web.Request) -> web.Response:
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 PATIENCE_SECONDS = 900.0  # without any server; a model of many GB takes minutes to load
 REQUEST_SECONDS = 7200.0
+WATCH_SECONDS = 1.0  # a request looks this often whether its server is still in the pool
 _FAILURES = 20  # of one request, on live servers
 
 
@@ -34,6 +35,8 @@ class Rollouts:
         self.pool = pool
         self._waiting, self._patience = waiting, patience
         self._clients: dict[str, LlmClient] = {}
+        self._live: set[str] = set()
+        self._look_again = 0.0
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Rollouts:
@@ -76,19 +79,41 @@ class Rollouts:
         server = await self.pool.wait(self._patience, self._waiting)
         try:
             async with self.pool.busy(server):
-                return await draw(
-                    self._session,
-                    server.url,
-                    prompt_ids,
-                    sampling,
-                    drafts,
-                    timeout=REQUEST_SECONDS,
-                    wanted_model=self.pool.wanted_model,
+                return await self._unless_gone(
+                    server,
+                    draw(
+                        self._session,
+                        server.url,
+                        prompt_ids,
+                        sampling,
+                        drafts,
+                        timeout=REQUEST_SECONDS,
+                        wanted_model=self.pool.wanted_model,
+                    ),
                 )
         except Unavailable as error:
             self.pool.distrust(server)
             log.warning("%s does not answer, the request goes elsewhere: %s", server.name, error)
             raise
+
+    async def _unless_gone(self, server: ServerRecord, drawing: Coroutine[Any, Any, str]) -> str:
+        """The answer, or Unavailable once the server has left the pool: a lost node closes no connection."""
+        task = asyncio.create_task(drawing)
+        try:
+            while not (await asyncio.wait({task}, timeout=WATCH_SECONDS))[0]:
+                if server.url not in self._live_urls():
+                    raise Unavailable(f"{server.name} has left the pool")
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _live_urls(self) -> set[str]:
+        """Addresses of the live servers, looked up once a second for all requests."""
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._live, self._look_again = {record.url for record in self.pool.servers()}, now + WATCH_SECONDS
+        return self._live
 
     @staticmethod
     def _count_moved(drafts: Sequence[Draft]) -> None:
