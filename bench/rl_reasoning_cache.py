@@ -166,10 +166,18 @@ def mean_scores(model: Path, texts: list[str], turns: int, seed: int) -> list[fl
         with torch.no_grad():
             out = policy.generate(**batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=TURN_TOKENS)
         written = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        proofs = [f"{proof}\n{turn.strip()}".strip() for proof, turn in zip(proofs, written, strict=True)]
+        proofs = [
+            proof if concluded(proof) else f"{proof}\n{turn.strip()}".strip()
+            for proof, turn in zip(proofs, written, strict=True)
+        ]
         scores = [check(text, proof).score for text, proof in zip(texts, proofs, strict=True)]
         means.append(sum(scores) / len(scores) / FULL_SCORE)
     return means
+
+
+def concluded(proof: str) -> bool:
+    """Whether its last line is a conclusion, after which no turn is taken."""
+    return proof.rpartition("\n")[2].startswith("So ")
 
 
 def main() -> int:
