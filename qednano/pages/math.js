@@ -1,6 +1,6 @@
 // Sets formulas with KaTeX when they come into view; a formula that can't be set stays as it was written.
 (() => {
-  const options = {throwOnError: true, trust: false, strict: "ignore", maxExpand: 500, maxSize: 20};
+  const options = {throwOnError: true, trust: false, strict: "ignore", maxExpand: 500, maxSize: 20, errorColor: "currentColor"};
   const set = (place) => {
     if (place.dataset.set) return;
     place.dataset.set = "1";
