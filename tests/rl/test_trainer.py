@@ -217,3 +217,20 @@ def test_rewarded_tokens_become_likelier(start_job, model_folder, groups, tmp_pa
             p = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(asked).logits[0].softmax(-1).mean(0)
         odds.append(float(p[10:14].sum() / p[14:18].sum()))
     assert odds[1] > 1.2 * odds[0]
+
+
+def test_a_strong_kl_term_holds_the_policy_to_the_model_that_it_started_from(start_job, model_folder, groups, tmp_path):
+    moved = []
+    for number, coefficient in enumerate(("0", "10")):
+        run_dir = tmp_path / str(number)
+        publish(run_dir, groups)
+        asked = config(model_folder, klCoefficient=coefficient, klEstimator="k3")
+        assert start_job("qednano_jobs.rl_trainer", run_dir, asked).wait() == 0
+        asked = torch.tensor([[12, 15, 11, 16]])
+        found = []
+        for folder in (model_folder, latest(run_dir).folder):
+            with torch.no_grad():
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+                found.append(model(asked).logits[0].log_softmax(-1))
+        moved.append(float((found[0].exp() * (found[0] - found[1])).sum(-1).mean()))
+    assert moved[1] < 0.5 * moved[0]
