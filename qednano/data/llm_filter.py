@@ -28,7 +28,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    reason: str = Field(max_length=2000, description="In a few sentences, what decides the following.")
+    reason: str = Field(max_length=400, description="In a sentence or two, what decides the following.")
     incomplete: bool = Field(description="A part of the statement is missing, such as a figure or a definition.")
     wrong: bool = Field(description="What is to be proved is false, or no answer exists.")
     gaps: bool = Field(description="There is no solution, or none without a gap or an error in an essential step.")

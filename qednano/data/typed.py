@@ -13,6 +13,7 @@ from qednano.data.asking import Parked
 from qednano.errors import DataError
 from qednano.llm import prompts
 from qednano.llm.chat import ChatModel, ChatParams, Message
+from qednano.llm.client import RequestRefused
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -40,16 +41,22 @@ async def ask_typed(
     asked = list(messages)
     for number in range(tries):
         drawn = params if number == 0 or params.seed is None else replace(params, seed=params.seed + number)
-        answer = await model.chat(asked, drawn)
+        try:
+            answer = await model.chat(asked, drawn)
+        except RequestRefused as refusal:
+            if number == 0 or refusal.status != 400:
+                raise
+            raise last from None  # with what was said before, the request is too long: the first mistake is the cause
+        quoted = answer.text[:_QUOTED] or "(no answer)"
         if answer.cut_off:
+            quoted = "(an answer that was too long)"
             told = f"The answer was cut off after {answer.completion_tokens} tokens. Answer more briefly."
-            last = Parked(CUT_OFF, f"all {tries} answers exceeded maxTokens or were otherwise unusable")
+            last = Parked(CUT_OFF, f"its answer was longer than maxTokens ({params.max_tokens})")
         else:
             try:
                 return read(answer.text)
             except DataError as error:
                 told, last = str(error), Parked(cause, str(error))
-        quoted = answer.text[:_QUOTED] or "(no answer)"
         repair = prompts.render("data/repair", mistake=told)
         asked = [*messages, {"role": "assistant", "content": quoted}, {"role": "user", "content": repair}]
     raise last
