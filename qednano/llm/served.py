@@ -28,7 +28,7 @@ class Conversations(Rollouts):
     def __init__(self, pool: Pool, role: str, max_concurrent: int, waiting: Callable[[float], None]) -> None:
         super().__init__(pool, waiting)
         self._role, self._max_concurrent = role, max_concurrent
-        self._look_again, self._urls = 0.0, set[str]()
+        self._next_look, self._alive_urls = 0.0, set[str]()
 
     async def chat(self, messages: Sequence[Message], params: ChatParams, opened: bool) -> ChatAnswer:
         """One answer. Raises RequestRefused, or Unavailable when nobody can answer."""
@@ -45,7 +45,7 @@ class Conversations(Rollouts):
         task = asyncio.create_task(asking)
         try:
             while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
-                if client.base_url not in self._live():
+                if client.base_url not in self._alive():
                     raise Unavailable(f"the heartbeat of {client.base_url} stopped while it answered")
             return task.result()
         finally:
@@ -53,13 +53,13 @@ class Conversations(Rollouts):
                 task.cancel()
                 await asyncio.wait({task})
 
-    def _live(self) -> set[str]:
+    def _alive(self) -> set[str]:
         """URLs of the live servers; looked up once for all requests that ask in one look's time."""
         now = time.monotonic()
-        if now >= self._look_again:
-            self._look_again = now + _LOOK_SECONDS
-            self._urls = {record.url.rstrip("/") for record in self.pool.servers()}
-        return self._urls
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            self._alive_urls = {record.url.rstrip("/") for record in self.pool.servers()}
+        return self._alive_urls
 
     def close(self) -> None:
         """Say what the clients' logs owe."""
