@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,15 @@ class Viewer:
             theme=theme if theme in _THEMES else "", asked=dict(request.query_params), path=request.url.path, **values
         )
         return HTMLResponse(text)
+
+    def warm(self) -> None:
+        """Do once what the first page would wait for: compile templates, load what pyarrow loads when it is used."""
+        for name in self.templates.list_templates(filter_func=lambda name: name.endswith(".html.j2")):
+            self.templates.get_template(name)
+        import pyarrow as pa
+        import pyarrow.dataset
+
+        pa.scalar(0.0)
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -424,7 +435,14 @@ def _about(reader: EvaluationReader) -> list[tuple[str, str]]:
 def make_app(places: Sequence[Path], names: Iterable[str] = ()) -> Starlette:
     """The app over these roots and artifacts; `names` are Host names it answers to besides loopback ones."""
     viewer = Viewer(Catalog(places))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        threading.Thread(target=viewer.warm, daemon=True).start()
+        yield
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             Route("/", viewer.runs),
             Route("/runs/{run}", viewer.run),
