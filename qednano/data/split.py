@@ -1,7 +1,7 @@
 """Which row goes to which split: drawn by a keyed hash of the problem, so no problem is in two and order is no bias.
 
-Rows of one problem, in whatever wording, are a group, and a group is drawn for one split as a whole. Hashes are all that
-is kept of the rows: 18 bytes a row while they are read, and about 180 in all while the splits are drawn.
+Rows of one problem, in whatever wording, are a group, and a group is drawn for one split as a whole. Hashes are all
+that is kept of the rows: 18 bytes a row while they are read, and about 180 in all while the splits are drawn.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
                 {"error": "You already created this dataset repo", "url": f"{self.hub.url}/datasets/{name}"}, 409
             )
             return
-        self.hub.repositories[name] = Repository(private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
+        private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        self.hub.repositories[name] = Repository(private=private)
         self._json({"url": f"{self.hub.url}/datasets/{name}", "name": name})
 
     def _batch(self, wanted: dict) -> None:

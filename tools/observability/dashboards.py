@@ -430,8 +430,8 @@ RL = Dashboard(
                 _lines(
                     "Trainer waits",
                     "percentunit",
-                    "Share of the time that the trainer waits for groups, or is busy with steps. Much waiting: the pool "
-                    "is too small.",
+                    "Share of the time that the trainer waits for groups, or is busy with steps. Much waiting: the "
+                    "pool is too small.",
                     (rate(m.TRAINER_WAIT), "waiting"),
                     (rate(m.TRAINER_BUSY), "busy"),
                 ),
