@@ -9,7 +9,9 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
+from qednano.api.grader_evaluation import GradedProofs
 from qednano.errors import UsageError
+from qednano.evals.graded import proofs_of
 from qednano.evals.human import grades_path, read_grades
 from qednano.evals.reader import EvaluationReader
 from qednano.evals.statistics import compare
@@ -233,6 +235,13 @@ class TestGrades:
         assert (row["score"], row["grader"], row["problem_id"]) == (5, "Ada", "imo-0001")
         assert "abc = 1" in row["problem"] and "unknowncommand" in row["proof"]
         assert json.loads(row["rubric"])["checkpoints"]
+
+    def test_a_grader_evaluation_reads_the_export(self, here, tmp_path):
+        self.give(here)
+        path = tmp_path / "export.jsonl"
+        path.write_text(here.get("/runs/run-1/grades.jsonl").text)
+        (proof,) = proofs_of(GradedProofs(uri=str(path)), path, tmp_path)
+        assert (proof.human, proof.author) == (5.0, "qed-nano") and "unknowncommand" in proof.proof
 
     @pytest.mark.parametrize(
         "fields",
