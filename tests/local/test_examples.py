@@ -17,6 +17,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
     [
         ("graders", ["EvalRun/judges", "EvalRun/tiny-grader"]),
         ("tiny", ["ProofDataset/tiny", "SFTRun/tiny-sft", "RLRun/tiny-rl", "EvalRun/tiny-eval"]),
+        ("data-tiny", ["ProofDataset/known", "SFTRun/teacher", "ProofDataset/proofs"]),
+        ("paper-data", ["ProofDataset/olympiad-problems", "ProofDataset/proofs-sft", "ProofDataset/proofs-rl"]),
         (
             "paper",
             [
