@@ -81,6 +81,7 @@ class RecordingServer:
         self.answered: Counter[str] = Counter()
         self.kill_after: int | None = None
         self.calls: Path | None = None
+        self.killed: set[int] = set()
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -102,6 +103,8 @@ class RecordingServer:
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if body["pid"] in self.killed:  # sent before the kill, read after it: nobody is there to be answered
+            raise web.HTTPServiceUnavailable
         if self.kill_after is not None and self.answered.total() >= self.kill_after:
             await self._kill(body["pid"])
         key = json.dumps([request.match_info["name"], body["messages"], body["seed"]])
@@ -115,6 +118,7 @@ class RecordingServer:
         assert self.calls is not None
         while self.calls.read_bytes().count(b"\n") < self.answered.total():
             await asyncio.sleep(0.002)
+        self.killed.add(pid)
         os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(3600)  # never answered: the asker is gone
 

@@ -189,10 +189,14 @@ def test_groups_are_used_exactly_once_though_the_trainer_is_killed_and_stopped(
     publish(broken, groups[:7])
     process = start_job("qednano_jobs.rl_trainer", broken, config(model_folder))
     wait_for(lambda: latest(broken) is not None and latest(broken).version == 3, process)
+
+    def remaining() -> int:
+        return len(list((broken / "stream").glob("*.json")))
+
+    wait_for(lambda: remaining() == 3, process)  # the checkpoint of step 2 is written while training goes on
     process.send_signal(signal.SIGKILL)
     process.wait()
-    remaining = sorted(path.name for path in (broken / "stream").glob("*.json"))
-    assert len(remaining) == 3  # four are in the checkpoint and forgotten, the others are still there
+    assert remaining() == 3  # four are in it and forgotten, the others are still there
 
     process = start_job("qednano_jobs.rl_trainer", broken, config(model_folder))
     wait_for(lambda: latest(broken).version == 3 and (broken / "attempts" / "000002.json").exists(), process)
