@@ -66,6 +66,9 @@ def _made(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.Manifest
     _open_work(build, spec, inputs)
     plans, stages = _plans(spec, inputs, build)
     total = sum(plan.count for plan in plans)
+    if stages is None:
+        made = {"rows/in": total} if all(source.generator for source in spec.sources) else {}
+        build.reporter.update(metrics={**made, "rows/out": total})
     done = 0
     for plan in plans:
         build.reporter.update(stage=f"split {plan.name}", step=done, total=total)
