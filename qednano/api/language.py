@@ -88,6 +88,11 @@ class Endpoint(ApiModel):
     tokens_per_minute: int = Field(default=0, ge=0, le=2000000000, description="Rate limit; 0 is none.")
     timeout_seconds: int = Field(default=7200, ge=1, le=86400, description="Longest wait for one answer.")
     price: Price | None = Field(default=None, description="Absent: the cost is reported as unknown.")
+    cache: bool = Field(
+        default=False,
+        description="Keep answers on the volume by what was asked; runs of this namespace that ask the same, with the "
+        "same seed or at temperature 0, are given them again at no cost.",
+    )
 
 
 class LanguageModel(ApiModel):

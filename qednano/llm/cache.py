@@ -71,7 +71,9 @@ class Cached:
         return self._model.name
 
     async def chat(self, messages: Sequence[Message], params: ChatParams) -> ChatAnswer:
-        """The answer that was kept, or a new one. Without a seed, too, the same question has the same answer."""
+        """The answer that was kept, or a new one. Draws without a seed are always new: each is to be another."""
+        if params.seed is None and params.temperature > 0:
+            return await self._model.chat(messages, params)
         key = self._cache.key(self._identity, messages, params)
         kept = await asyncio.to_thread(self._cache.get, key)
         if kept is not None:

@@ -26,8 +26,8 @@ from qednano.rl.pool import Pool
 
 log = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "QED_LLM_CACHE"
-"""Names a folder: answers are kept there by what was asked, and given again instead of being paid again."""
+ANSWERS = ".answers"
+"""Folder beside the runs of a namespace: answers by what was asked, of endpoints that say `cache`."""
 
 _STREAM_FROM = 4096  # tokens; shorter answers arrive before anything on the way takes the connection for dead
 _SAY_WAITING_SECONDS = 10.0
@@ -105,7 +105,7 @@ async def open_models(ctx: JobContext, env: Mapping[str, str] = os.environ) -> A
     prices = PriceTable({field: endpoint.price for field, endpoint in endpoints.items()})
     for field in prices.unknown:
         log.warning("%s: the price of %s is unknown: its cost is not counted", field, endpoints[field].model)
-    cache = AnswerCache(Path(env[CACHE_VARIABLE])) if env.get(CACHE_VARIABLE) else None
+    cache = AnswerCache(ctx.run_dir.parents[1] / ANSWERS)
     models: dict[str, ChatModel] = {}
     known: dict[str, ChatModel] = {}
     async with contextlib.AsyncExitStack() as stack:
@@ -119,7 +119,9 @@ async def open_models(ctx: JobContext, env: Mapping[str, str] = os.environ) -> A
                 else:
                     client = endpoint_client(endpoints[use.field], use.field, env=env, session=session)
                     model = await stack.enter_async_context(client)
-                known[key] = Cached(model, cache, _identity(ctx, use)) if cache else model
+                    if endpoints[use.field].cache:
+                        model = Cached(model, cache, _identity(endpoints[use.field]))
+                known[key] = model
             models[use.field] = known[key]
         yield models
 
@@ -141,12 +143,9 @@ def _served_name(ctx: JobContext, use: ModelUse) -> str:
     return (resolved.name or Path(resolved.uri).name) if resolved else use.role
 
 
-def _identity(ctx: JobContext, use: ModelUse) -> str:
+def _identity(endpoint: Endpoint) -> str:
     """The model in all that tells it from others, without secrets."""
-    if use.model.endpoint is not None:
-        return f"{use.model.endpoint.protocol} {shown(use.model.endpoint.url)} {use.model.endpoint.model}"
-    resolved = ctx.config.inputs.get(f"served/{use.role}")
-    return f"served {resolved.digest or resolved.uri}" if resolved else f"served {ctx.config.uid} {use.role}"
+    return f"{endpoint.protocol} {shown(endpoint.url)} {endpoint.model}"
 
 
 class _Waiting:

@@ -66,8 +66,8 @@ async def test_a_key_that_is_missing_is_named_and_a_bad_one_not_shown(tmp_path, 
 async def test_the_cache_is_used_when_it_is_asked_for(tmp_path):
     async with endpoint(says(chat())) as (server, url):
         for _ in range(2):
-            async with open_models(context(tmp_path, at(url)), {"QED_LLM_CACHE": str(tmp_path / "cache")}) as models:
-                await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8))
+            async with open_models(context(tmp_path / "ns" / "pds" / "run", at(url, cache=True)), {}) as models:
+                await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8, seed=1))
     assert len(server.requests) == 1
 
 
