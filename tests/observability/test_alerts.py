@@ -92,8 +92,8 @@ STORIES: dict[str, tuple[Story, Story]] = {  # alert: (fires, keeps still)
         Story(_gauge("qednano_paused", "0", ',role="actor"'), 20),
     ),
     "QedRewardCollapse": (
-        Story({f"qednano_rl_reward_mean{{{RUN}}}": "0.8+0x60 0.2+0x60"}, 90),
-        Story({f"qednano_rl_reward_mean{{{RUN}}}": "0.8+0x60 0.6+0x60"}, 90),
+        Story({f'qednano_rl_reward_mean{{{RUN},role="actor"}}': "0.8+0x60 0.2+0x60"}, 90),
+        Story({f'qednano_rl_reward_mean{{{RUN},role="actor"}}': "0.8+0x60 0.6+0x60"}, 90),
     ),
     "QedLengthExplosion": (Story(_length("512", "4096"), 170), Story(_length("512", "512"), 170)),
     "QedStalenessHigh": (
@@ -102,8 +102,8 @@ STORIES: dict[str, tuple[Story, Story]] = {  # alert: (fires, keeps still)
     ),
     "QedGraderFailing": (Story(_grades(12), 60), Story(_grades(2), 60)),
     "QedEffectiveSampleSizeLow": (
-        Story(_gauge("qednano_rl_effective_sample_ratio", "0.2"), 60),
-        Story(_gauge("qednano_rl_effective_sample_ratio", "0.9"), 60),
+        Story(_gauge("qednano_rl_effective_sample_ratio", "0.2", ',role="trainer"'), 60),
+        Story(_gauge("qednano_rl_effective_sample_ratio", "0", ',role="actor"'), 60),  # never set: not its metric
     ),
     "QedWeightSyncFailing": (
         Story(_versions("0+1x400", "0+0x400"), 60),

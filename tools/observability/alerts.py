@@ -6,7 +6,7 @@ from qednano_operator import metrics as op
 
 from qednano import metrics as m
 from tools.observability.model import Alert
-from tools.observability.promql import exported
+from tools.observability.promql import exported, series
 
 _STEP, _TARGET = exported(m.STEP), exported(m.STEPS_TOTAL)
 _RUN = "namespace, run"
@@ -20,7 +20,7 @@ def _p95(metric: str, window: str) -> str:
     return f"histogram_quantile(0.95, sum by (le, {_RUN}) (rate({metric}_bucket[{window}])))"
 
 
-_REWARD = exported(m.REWARD_MEAN)
+_REWARD = series(m.REWARD_MEAN, "")
 _LENGTH = exported(m.RESPONSE_TOKENS)
 _PASSES = exported(op.RECONCILES)
 
@@ -76,7 +76,7 @@ ALERTS = (
     ),
     Alert(
         "QedEffectiveSampleSizeLow",
-        f"{exported(m.EFFECTIVE_SAMPLE_SIZE)} < 0.3",
+        f"{series(m.EFFECTIVE_SAMPLE_SIZE, '')} < 0.3",
         "15m",
         "warning",
         "Importance weights of {{ $labels.namespace }}/{{ $labels.run }} leave less than 30 % of the batch",

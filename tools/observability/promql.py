@@ -5,9 +5,28 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from qednano import metrics
+
 RUN = 'namespace=~"$namespace",run=~"$run"'
 """The run that a page shows; the labels come from the pods by the scrape."""
 WINDOW = "$__rate_interval"
+
+
+_TRAINERS = {
+    metrics.TRAINED_REWARD,
+    metrics.CLIPPED_SHARE,
+    metrics.EFFECTIVE_SAMPLE_SIZE,
+    metrics.ENTROPY,
+    metrics.REFERENCE_KL,
+    metrics.KL,
+}
+
+
+def _owned(metric: MetricWrapperBase) -> str:
+    """Which processes mean a gauge without labels: every other one exports it too, as the zero it starts from."""
+    if not isinstance(metric, Gauge) or metric._labelnames or not metric._name.startswith(("qednano_rl", "qednano_gr")):
+        return ""
+    return 'role="trainer"' if metric in _TRAINERS else 'role=~"actor|evaluate|dataset"'
 
 
 def exported(metric: MetricWrapperBase) -> str:
@@ -24,7 +43,8 @@ def unit_suffix(metric: MetricWrapperBase) -> str:
 
 def series(metric: MetricWrapperBase, where: str = RUN, part: str = "") -> str:
     """The metric's series; ``part`` is bucket, sum or count of a histogram."""
-    return f"{exported(metric)}{'_' + part if part else ''}{{{where}}}"
+    chosen = ",".join(item for item in (where, _owned(metric)) if item)
+    return f"{exported(metric)}{'_' + part if part else ''}{{{chosen}}}"
 
 
 def rate(metric: MetricWrapperBase, by: str = "", where: str = RUN, part: str = "") -> str:

@@ -64,7 +64,7 @@ def _shown(value: float, unit: str) -> str:
 
 def _draw(axes: Axes, panel: Panel, lines: list[tuple[str, list[tuple[float, float]]]]) -> None:
     axes.set_facecolor("#181b1f")
-    axes.set_title(panel.title, color=_INK, fontsize=9, loc="left")
+    axes.set_title(panel.title, color=_INK, fontsize=9, loc="center" if panel.draw == "stat" else "left")
     for spine in axes.spines.values():
         spine.set_color(_GRID)
     axes.tick_params(colors=_INK, labelsize=7)
@@ -73,7 +73,6 @@ def _draw(axes: Axes, panel: Panel, lines: list[tuple[str, list[tuple[float, flo
         last = [points[-1][1] for _, points in lines if points]
         text = _shown(last[-1], panel.unit) if last else "no data"
         axes.text(0.5, 0.45, text, ha="center", va="center", color=_COLOURS[0] if last else "#888", fontsize=17)
-        axes.set_title(panel.title, color=_INK, fontsize=9, loc="center")
         return
     axes.grid(color=_GRID, linewidth=0.5)
     if not lines:
