@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qednano.local.folders import RunFolder
     from qednano.local.results import Score
     from qednano.local.session import RunView
-    from qednano.steer.interface import Place
+    from qednano.steer.interface import Listed, Place
 
 app = typer.Typer(
     help="Post-train a small model to write proofs: on this machine, or as Kubernetes resources.",
@@ -243,15 +243,19 @@ def wait(
     wait(_place(root, cluster, namespace, context), name, phase, timeout, lambda line: print(line, flush=True))
 
 
+def _meant(name: str, place: Place) -> tuple[Place, Listed]:
+    from qednano.steer.interface import find
+
+    return place, find(place, name)[0]
+
+
 @app.command()
 def suspend(
     name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
 ) -> None:
     """Have a run save, stop and give back its GPUs."""
-    from qednano.steer.interface import find
-
-    place = _place(root, cluster, namespace, context)
-    print(place.suspend(find(place, name)[0]))
+    place, run = _meant(name, _place(root, cluster, namespace, context))
+    print(place.suspend(run))
 
 
 @app.command()
@@ -259,10 +263,8 @@ def resume(
     name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
 ) -> None:
     """Have a suspended run go on from its last checkpoint."""
-    from qednano.steer.interface import find
-
-    place = _place(root, cluster, namespace, context)
-    print(place.resume(find(place, name)[0]))
+    place, run = _meant(name, _place(root, cluster, namespace, context))
+    print(place.resume(run))
 
 
 @app.command()
@@ -270,10 +272,8 @@ def cancel(
     name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
 ) -> None:
     """End a run for good; what it has saved stays."""
-    from qednano.steer.interface import find
-
-    place = _place(root, cluster, namespace, context)
-    print(place.cancel(find(place, name)[0]))
+    place, run = _meant(name, _place(root, cluster, namespace, context))
+    print(place.cancel(run))
 
 
 @app.command()

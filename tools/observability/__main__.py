@@ -14,7 +14,7 @@ from qednano import metrics as jobs
 from tools.observability.alerts import ALERTS
 from tools.observability.dashboards import DASHBOARDS
 from tools.observability.grafana import to_json
-from tools.observability.promql import exported, unit_suffix
+from tools.observability.promql import exported, type_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = "https://github.com/qednano/qednano/blob/main/docs/runbooks.md"
@@ -58,7 +58,7 @@ def reference() -> str:
         lines += [f"## {title}", "", "| name | type | labels | meaning |", "|---|---|---|---|"]
         for metric in metrics_of(module):
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-            lines.append(f"| `{exported(metric)}` | {unit_suffix(metric)} | {labels} | {metric._documentation} |")
+            lines.append(f"| `{exported(metric)}` | {type_of(metric)} | {labels} | {metric._documentation} |")
         lines.append("")
     lines += [
         "The scrape adds `namespace`, `run`, `run_kind` and `pod` to the jobs' series",

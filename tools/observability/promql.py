@@ -35,7 +35,7 @@ def exported(metric: MetricWrapperBase) -> str:
     return f"{name}_total" if isinstance(metric, Counter) else name
 
 
-def unit_suffix(metric: MetricWrapperBase) -> str:
+def type_of(metric: MetricWrapperBase) -> str:
     """Kind of a metric in words, for the reference page."""
     kinds = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
     return kinds[type(metric)]
