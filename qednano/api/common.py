@@ -1,76 +1,33 @@
-"""Types that the four kinds share. Every field is typed, bounded, documented and defaulted here.
-
-Bounds are not only manners: the API server estimates the cost of each CEL rule from the largest value a
-field may have, and refuses a CRD whose lists, maps or strings are unbounded.
-"""
+"""Types that the four kinds share. Every field is typed, bounded, documented and defaulted here."""
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    StringConstraints,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
-GROUP = "qednano.dev"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
-NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-NAME_LIMIT = 40  # so that "<name>-<role>-a<attempt>-<rank>" fits the 63 characters of a label
-DECIMAL_PATTERN = r"^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-
-
-def rule(expression: str, message: str) -> JsonDict:
-    """One CEL rule of a CRD (x-kubernetes-validations)."""
-    return {"rule": expression, "message": message}
-
-
-class ApiModel(BaseModel):
-    """Base of all API types: camelCase outside, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=False, validate_by_name=True, extra="forbid", frozen=True
-    )
-
-
-def _decimal(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return value
-    if isinstance(value, bool) or not isinstance(value, str):
-        raise ValueError(f'must be a decimal in quotes, such as "{value}" (the API has no floating-point numbers)')
-    if len(value) > 32 or not re.fullmatch(DECIMAL_PATTERN, value):
-        raise ValueError(f'is {value[:40]!r}; it must be a decimal in quotes, such as "0.8" or "1e-4"')
-    try:
-        return Decimal(value)
-    except InvalidOperation:
-        raise ValueError("is not a decimal number") from None
-
-
-DecimalString = Annotated[
-    Decimal,
-    BeforeValidator(_decimal),
-    PlainSerializer(lambda value: f"{value:f}", return_type=str),
-    WithJsonSchema({"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": 32}),
-]
-"""A decimal number written as a string, since Kubernetes APIs have no floats."""
-
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=NAME_LIMIT)]
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^\S+$")]
-ShortText = Annotated[str, StringConstraints(max_length=253)]
-Quantity = Annotated[str, StringConstraints(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
-Seed = Annotated[int, Field(ge=0, le=2147483647)]
+from qednano.api.base import (
+    API_VERSION,
+    DECIMAL_PATTERN,
+    GROUP,
+    NAME_LIMIT,
+    NAME_PATTERN,
+    VERSION,
+    ApiModel,
+    DecimalString,
+    Name,
+    Quantity,
+    Seed,
+    ShortText,
+    Uri,
+    rule,
+)
+from qednano.api.scheduling import Scheduling
+from qednano.api.secret import SecretKey
 
 
 def exactly_one(model: BaseModel, *fields: str) -> None:
@@ -168,27 +125,21 @@ class Resources(ApiModel):
     gpus: int = Field(default=0, ge=0, le=16, description="GPUs (nvidia.com/gpu) for one pod.")
 
 
-class Toleration(ApiModel):
-    """A toleration of the run's pods, as in core/v1."""
+class Retention(StrEnum):
+    """What becomes of a run's folder when the run is deleted."""
 
-    key: ShortText = Field(default="", description="Taint key; empty matches all keys with operator Exists.")
-    operator: Annotated[str, StringConstraints(pattern="^(Exists|Equal)$", max_length=6)] = Field(
-        default="Equal", description="Exists or Equal."
+    KEEP = "Keep"
+    DELETE = "Delete"
+
+
+class Artifacts(ApiModel):
+    """What becomes of what the run made."""
+
+    retention: Retention = Field(
+        default=Retention.KEEP,
+        description="Keep leaves the run's folder on the volume when the run is deleted; Delete removes it too, with "
+        "its checkpoints and samples, which other runs may refer to.",
     )
-    value: ShortText = Field(default="", description="Taint value, for operator Equal.")
-    effect: Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)?$", max_length=16)] = (
-        Field(default="", description="Taint effect; empty matches all.")
-    )
-
-
-class Scheduling(ApiModel):
-    """Where the run's pods may go."""
-
-    node_selector: dict[ShortText, ShortText] = Field(
-        default_factory=dict, max_length=16, description="Labels a node must have."
-    )
-    tolerations: list[Toleration] = Field(default_factory=list, max_length=16, description="Taints the pods tolerate.")
-    priority_class_name: ShortText = Field(default="", description="PriorityClass of the pods.")
 
 
 class Storage(ApiModel):
@@ -256,12 +207,25 @@ class RunSpec(ApiModel):
     cancel: bool = Field(
         default=False, description="True ends the run for good: its pods save and end, and it fails as cancelled."
     )
+    profile: Annotated[str, StringConstraints(pattern=r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$", max_length=NAME_LIMIT)] = (
+        Field(
+            default="",
+            description="One of the administrator's profiles: images and scheduling for what the run leaves out.",
+        )
+    )
     seed: Seed = Field(default=0, description="Seed of everything random in the run.")
     storage: Storage = Field(default_factory=Storage, description="Volume shared by the run's pods.")
+    artifacts: Artifacts = Field(default_factory=Artifacts, description="What becomes of what the run made.")
     images: Images = Field(default_factory=Images, description="Images to use instead of the defaults.")
     restart: Restart = Field(default_factory=Restart, description="Restart policy.")
-    scheduling: Scheduling = Field(default_factory=Scheduling, description="Node selection and priority.")
-
+    scheduling: Scheduling = Field(
+        default_factory=Scheduling, description="Where pods go and which queue they wait in."
+    )
+    hub_token: SecretKey | None = Field(
+        default=None,
+        description="Secret with a Hugging Face token, for private or gated models and datasets: HF_TOKEN in the run's "
+        "pods. On a laptop HF_TOKEN itself is used.",
+    )
     limits: Limits = Field(default_factory=Limits, description="How long the run may take and stand still.")
     ttl_seconds_after_finished: int | None = Field(
         default=None,
@@ -270,7 +234,21 @@ class RunSpec(ApiModel):
         description="The ended run is deleted after so long; what it made stays on the volume. Absent keeps it.",
     )
 
-    mutable: ClassVar[tuple[str, ...]] = ("suspend", "cancel", "restart", "limits", "ttlSecondsAfterFinished")
+    mutable: ClassVar[tuple[str, ...]] = (
+        "suspend",
+        "cancel",
+        "restart",
+        "limits",
+        "ttlSecondsAfterFinished",
+        "artifacts",
+    )
+    correctable: ClassVar[dict[str, str]] = {"images": "ImageUnavailable"}
+    """Fields that may also change while the condition Running has that reason: what is wrong can be put right."""
+
+    @classmethod
+    def mutable_while(cls, running_reason: str) -> tuple[str, ...]:
+        """Fields that may change in a started run whose condition Running has this reason."""
+        return (*cls.mutable, *(name for name, reason in cls.correctable.items() if reason == running_reason))
 
 
 class Sampling(ApiModel):
@@ -302,3 +280,38 @@ class Server(ApiModel):
     resources: Resources = Field(
         default_factory=lambda: Resources(memory="6Gi"), description="What one server asks for."
     )
+
+
+__all__ = [
+    "API_VERSION",
+    "DECIMAL_PATTERN",
+    "GROUP",
+    "NAME_LIMIT",
+    "NAME_PATTERN",
+    "VERSION",
+    "ApiModel",
+    "Checkpoint",
+    "DatasetRef",
+    "DatasetSplit",
+    "DecimalString",
+    "Images",
+    "Limits",
+    "ModelRef",
+    "Name",
+    "OnStall",
+    "Quantity",
+    "Resources",
+    "Restart",
+    "RunReference",
+    "RunSpec",
+    "Sampling",
+    "Scheduling",
+    "Seed",
+    "Server",
+    "ShortText",
+    "Storage",
+    "Uri",
+    "exactly_one",
+    "exactly_one_rule",
+    "rule",
+]

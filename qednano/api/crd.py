@@ -149,6 +149,13 @@ def _unchanged(kind: type[Run], path: str) -> JsonDict:
         f"(!has(self.spec.{path}) || self.spec.{path} == oldSelf.spec.{path}))"
     )
     mutable = ", ".join(f"spec.{name}" for name in kind.spec_type().mutable)
+    reason = kind.spec_type().correctable.get(path)
+    if reason is not None:
+        waits = f"oldSelf.status.conditions.exists(c, c.type == 'Running' && c.reason == '{reason}')"
+        return rule(
+            f"{started} || {same} || (has(oldSelf.status.conditions) && {waits})",
+            f"spec.{path} can't change once the run has started, but while its condition Running says {reason}",
+        )
     return rule(
         f"{started} || {same}",
         f"spec.{path} can't change once the run has started (only {mutable} can); make a run with another name",

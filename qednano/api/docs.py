@@ -67,6 +67,10 @@ def page(kind: type[Run]) -> str:
     """The reference page of one kind, in Markdown."""
     spec = spec_schema(kind)
     mutable = ", ".join(f"`spec.{path}`" for path in kind.spec_type().mutable)
+    correctable = ", ".join(
+        f"`spec.{path}` while its condition Running has the reason {reason}"
+        for path, reason in kind.spec_type().correctable.items()
+    )
     lines = [
         _NOTE,
         "",
@@ -74,7 +78,7 @@ def page(kind: type[Run]) -> str:
         "",
         f"{(kind.__doc__ or '').strip()} API version `{API_VERSION}`; `kubectl get {kind.short_names[0]}`.",
         "",
-        f"Once a run has started, only these fields may change: {mutable}.",
+        f"Once a run has started, only these fields may change: {mutable}; and {correctable}.",
         "",
         "| field | type | required | default | bounds | meaning |",
         "|---|---|---|---|---|---|",

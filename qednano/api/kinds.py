@@ -58,6 +58,8 @@ _TOTAL = ("Of", "integer", ".status.progress.total", 0)
 _ETA = ("ETA(s)", "integer", ".status.progress.etaSeconds", 0)
 _TAIL = (
     ("Restarts", "integer", ".status.countedRestarts", 1),
+    ("Goodput", "string", ".status.usage.goodput", 1),
+    ("GPU-Cost", "string", ".status.usage.gpuCost", 1),
     ("ETA(s)", "integer", ".status.progress.etaSeconds", 1),
     ("Message", "string", ".status.message", 1),
     ("Age", "date", ".metadata.creationTimestamp", 0),

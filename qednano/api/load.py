@@ -96,7 +96,15 @@ def _unique(documents: list[Document], mistakes: list[Mistake]) -> None:
             )
 
 
-def _parse(file: Path, mistakes: list[Mistake]) -> Iterator[Document]:
+def _parse(file: Path, mistakes: list[Mistake]) -> list[Document]:
+    try:
+        return list(_documents(file, mistakes))
+    except RecursionError:
+        mistakes.append(Mistake(str(file), 1, "", "nests too deeply, or has an alias inside its own anchor"))
+        return []
+
+
+def _documents(file: Path, mistakes: list[Mistake]) -> Iterator[Document]:
     try:
         nodes = list(yaml.compose_all(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:

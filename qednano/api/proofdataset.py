@@ -29,7 +29,7 @@ from qednano.api.data_stages import (
     RubricStage,
     SelectStage,
 )
-from qednano.api.language import SecretKey
+from qednano.api.secret import SecretKey
 
 Column = Annotated[str, StringConstraints(max_length=120)]
 HubId = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^\S+$")]

@@ -22,7 +22,8 @@ from qednano.api.common import (
 from qednano.api.engine import CheckpointPolicy, Engine, Optimisation
 from qednano.api.evaluations import Evaluation, check_evaluations
 from qednano.api.grader import Grader
-from qednano.api.language import ChatSampling, LanguageModel, PromptText, SecretKey, ServedAs
+from qednano.api.language import ChatSampling, LanguageModel, PromptText, ServedAs
+from qednano.api.secret import SecretKey
 
 
 class Loss(StrEnum):
@@ -98,10 +99,12 @@ class Algorithm(ApiModel):
         default=0, ge=0, le=1000000, description="Steps over which the bonus falls linearly to 0; 0 keeps it."
     )
     kl_coefficient: DecimalString = Field(
-        default=Decimal("0"), description="Weight of KL(policy || reference); 0 needs no reference."
+        default=Decimal("0"), description="Weight of the divergence from the reference policy; 0 needs none."
     )
     kl_estimator: KlEstimator = Field(
-        default=KlEstimator.K3, description="k1 (unbiased) or k3 (never negative, lower variance)."
+        default=KlEstimator.K3,
+        description="k1: its gradient is on average that of KL(policy || reference). k3: of less variance; its "
+        "gradient is on average that of KL(reference || policy).",
     )
     drop_zero_variance: bool = Field(
         default=True, description="Drop groups whose rewards are all equal and draw others in their place."
@@ -245,19 +248,39 @@ class ReasoningCache(ApiModel):
 
 
 class Redis(ApiModel):
-    """A Redis server, 6.2 or newer, that keeps what it has acknowledged (appendonly yes, appendfsync always)."""
+    """Redis Streams: a server of the run's own or, where `url` names one, another of version 6.2 or newer, which must
+    keep what it has acknowledged (appendonly yes, appendfsync always)."""
 
-    url: Annotated[str, StringConstraints(pattern=r"^rediss?://[^@\s]+$", max_length=253)] = Field(
-        description="redis://host:port/database, without user and password; rediss:// for TLS."
+    url: Annotated[str, StringConstraints(pattern=r"^(rediss?://[^@\s]+)?$", max_length=253)] = Field(
+        default="",
+        description="redis://host:port/database, without user and password; rediss:// for TLS. Empty: the run starts a "
+        "server, which keeps its data in the run's folder.",
     )
     username: Annotated[str, StringConstraints(max_length=63)] = Field(default="", description="ACL user.")
     password: SecretKey | None = Field(default=None, description="The Secret with its password.")
+    resources: Resources = Field(
+        default_factory=lambda: Resources(cpu="500m", memory="2Gi"),
+        description="What the run's own server asks for; groups that wait are in its memory.",
+    )
+
+    @model_validator(mode="after")
+    def _own(self) -> Redis:
+        if not self.url and (self.username or self.password):
+            raise ValueError("username and password belong to a server named by url; the run's own makes its password")
+        return self
 
 
 class SampleStream(ApiModel):
     """What carries groups from the actor to the trainer."""
 
     redis: Redis | None = Field(default=None, description="Redis Streams; absent: files in the run's folder.")
+
+
+class WeightTransfer(StrEnum):
+    """How new weights reach the rollout servers."""
+
+    FILES = "Files"
+    NCCL = "NCCL"
 
 
 class RLRunSpec(RunSpec):
@@ -295,6 +318,11 @@ class RLRunSpec(RunSpec):
         "from, computed by the trainer.",
     )
     stream: SampleStream = Field(default_factory=SampleStream, description="Between actor and trainer.")
+    weight_transfer: WeightTransfer = Field(
+        default=WeightTransfer.FILES,
+        description="Files: servers load them from the run's folder. NCCL: the trainer's first GPU sends them to the "
+        "servers' GPUs as well, through vLLM's weight transfer; late servers, and those it fails for, load the files.",
+    )
     trainer: RLTrainer = Field(default_factory=RLTrainer, description="Engine and optimizer.")
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy, description="When to save.")
     evaluations: list[Evaluation] = Field(
@@ -321,6 +349,17 @@ class RLRunSpec(RunSpec):
             raise ValueError(
                 f"sampling.temperature is {self.sampling.temperature}; a served reference gives log-probs at 1 only, "
                 "so leave reference out: the trainer then computes it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weight_transfer(self) -> RLRunSpec:
+        if self.weight_transfer is WeightTransfer.NCCL and not (
+            self.trainer.resources.gpus and self.rollout.resources.gpus
+        ):
+            raise ValueError(
+                "weightTransfer is NCCL, which is between GPUs: trainer.resources.gpus is "
+                f"{self.trainer.resources.gpus}, rollout.resources.gpus is {self.rollout.resources.gpus}; use Files"
             )
         return self
 

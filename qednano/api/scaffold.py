@@ -99,13 +99,13 @@ class Adaptive(ApiModel):
     """Spends tokens where they raise the expected score most: sequential tests of proofs, one token price for all."""
 
     worth: int = Field(
-        default=32,
+        default=128,
         ge=1,
         le=100000,
         description="A solved problem is worth the tokens of so many attempts: where a further one is not expected to "
         "pay, the scaffold stops. budget.tokens raises the price of a token further when it would not suffice.",
     )
-    cohort: int = Field(default=64, ge=1, le=1024, description="Samples among which the budget may move.")
+    cohort: int = Field(default=256, ge=1, le=1024, description="Samples among which the budget may move.")
     steps: int = Field(default=4, ge=1, le=64, description="Steps of a sample between two looks at its cohort.")
     pass_score: int = Field(default=7, ge=1, le=7, description="A verifier's score that counts as a vote for a proof.")
     pass_if_right: DecimalString = Field(

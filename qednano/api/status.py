@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from qednano.api.common import ApiModel, DecimalString
+from qednano.api.common import ApiModel, DecimalString, Images
 
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Label = Annotated[str, StringConstraints(max_length=253)]
@@ -38,6 +38,7 @@ class ConditionType(StrEnum):
 
     ACCEPTED = "Accepted"
     DEPENDENCIES_READY = "DependenciesReady"
+    QUOTA_RESERVED = "QuotaReserved"
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     PROGRESSING = "Progressing"
@@ -116,7 +117,18 @@ class Attempt(ApiModel):
 class Usage(ApiModel):
     """What the run has used."""
 
-    gpu_seconds: int = 0
+    gpu_seconds: int = Field(default=0, description="GPUs held, times seconds.")
+    starting_gpu_seconds: int = Field(default=0, description="Of these, those in which not all pods ran.")
+    lost_gpu_seconds: int = Field(
+        default=0, description="Of these, those since the last checkpoint at each failure of the trainer."
+    )
+    unsaved_gpu_seconds: int = Field(
+        default=0, description="Of these, those since the last checkpoint: lost if the trainer failed now."
+    )
+    checkpointed: Time = Field(default="", description="When the last checkpoint was complete.")
+    goodput: Label = Field(default="", description="1 - (lostGpuSeconds + startingGpuSeconds) / gpuSeconds.")
+    gpu_price: Label = Field(default="", description="Price of a GPU-hour when the run started.")
+    gpu_cost: Label = Field(default="", description="gpuSeconds at that price.")
     prompt_tokens: int = Field(default=0, description="Tokens that language models were given.")
     completion_tokens: int = Field(default=0, description="Tokens that they gave.")
     cost: Label = Field(default="", description="Money spent on endpoints with a known price.")
@@ -149,10 +161,18 @@ class ArtifactStatus(ApiModel):
     manifest: Text = ""
 
 
+class ProfileStatus(ApiModel):
+    """The administrator's profile as the run took it; a later change of the profile does not touch the run."""
+
+    name: Label
+    digest: Label = Field(default="", description="Digest of images, scheduling and price as run and profile merged.")
+
+
 class RunStatus(ApiModel):
     """Status of a run; always well under 16 KiB."""
 
     phase: Phase | None = None
+    phase_since: Time = Field(default="", description="When the run entered this phase.")
     message: Text = ""
     observed_generation: int = 0
     attempt: int = 0
@@ -161,6 +181,7 @@ class RunStatus(ApiModel):
     start_time: Time = ""
     completion_time: Time = ""
     run_dir: Text = ""
+    profile: ProfileStatus | None = None
     gpus: int = Field(default=0, description="GPUs the run holds now.")
     rollout_replicas: int = Field(default=0, description="Rollout servers that exist (scale subresource).")
     selector: Text = Field(default="", description="Label selector of the rollout pods (scale subresource).")
@@ -189,3 +210,6 @@ class RunStatus(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["field"]},
     )
     artifact: ArtifactStatus | None = None
+    images: Images | None = Field(
+        default=None, description="Images that were named after the start, while the run waited for a missing one."
+    )

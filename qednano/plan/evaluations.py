@@ -30,11 +30,21 @@ class Scored:
     high: float
 
 
-def last_step(spec: RunSpec) -> int:
-    """The step that ends a training run, 0 where only the trainer can count it (epochs); TypeError for a run that
-    trains nothing."""
+NAME_TAKEN = "NameTaken"
+"""Phase that a training run's status gives an evaluation whose name an EvalRun of somebody else has."""
+
+STEPS = "steps"
+"""Of the metrics that a training run ends with: how many optimizer steps it took."""
+
+
+def last_step(spec: RunSpec, counted: int = 0) -> int:
+    """The step that ends a training run; TypeError for a run that trains nothing.
+
+    The steps of epochs depend on the dataset and the tokenizer, so only the trainer can count them: ``counted`` is what
+    it has told, 0 before.
+    """
     if isinstance(spec, SFTRunSpec):
-        return spec.trainer.max_steps or 0
+        return spec.trainer.max_steps or counted
     if isinstance(spec, RLRunSpec):
         return spec.algorithm.max_steps
     raise TypeError(f"{type(spec).__name__} has no optimizer steps")
@@ -43,13 +53,13 @@ def last_step(spec: RunSpec) -> int:
 def chooses(evaluation: Evaluation, step: int, last: int) -> bool:
     """Whether the evaluation wants the weights after `step` of a run of `last` steps."""
     regular = evaluation.every_steps > 0 and step > 0 and step % evaluation.every_steps == 0
-    return regular or step in evaluation.steps or (evaluation.final and step == last)
+    return regular or step in evaluation.steps or (evaluation.final and 0 < step == last)
 
 
-def wants(spec: RunSpec, step: int) -> bool:
-    """Whether the trainer has to keep the weights after `step`: some evaluation is of them."""
+def wants(spec: RunSpec, step: int, last: int) -> bool:
+    """Whether the trainer of a run of `last` steps has to keep the weights after `step`: some evaluation is of them."""
     evaluations: Sequence[Evaluation] = getattr(spec, "evaluations", ())
-    return any(chooses(item, step, last_step(spec)) for item in evaluations)
+    return any(chooses(item, step, last) for item in evaluations)
 
 
 def evaluation_name(run: str, evaluation: str, step: int) -> str:
@@ -62,18 +72,22 @@ def evaluation_name(run: str, evaluation: str, step: int) -> str:
 
 
 def due_evaluations(
-    run: Run, checkpoints: Iterable[int], existing: Iterable[str], templates: Mapping[str, EvalRunSpec]
+    run: Run,
+    checkpoints: Iterable[int],
+    existing: Iterable[str],
+    templates: Mapping[str, EvalRunSpec],
+    counted: int = 0,
 ) -> list[dict[str, Any]]:
     """Manifests of the EvalRuns still to be made, earliest step first.
 
     ``checkpoints`` are the steps whose weights the run has exported (``references.export_path``), ``existing`` the
     names of EvalRuns that are there, ``templates`` the specs of those that ``spec.evaluations`` names; an evaluation
-    whose EvalRun is not there yet makes nothing. Each manifest is complete but for its owner, which is the runner's
-    to add.
+    whose EvalRun is not there yet makes nothing. ``counted``: see ``last_step``. Each manifest is complete but for its
+    owner, which is the runner's to add.
     """
     spec: Any = run.spec
     evaluations: Sequence[Evaluation] = getattr(spec, "evaluations", ())
-    known, last = set(existing), last_step(spec)
+    known, last = set(existing), last_step(spec, counted)
     found = []
     for step in sorted(set(checkpoints)):
         for item in evaluations:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from pydantic.alias_generators import to_camel
 
 from qednano.api.common import ModelRef, RunSpec, Server
 from qednano.api.evalrun import EvaluatedModel
-from qednano.api.language import LanguageModel, SecretKey, ServedAs
+from qednano.api.language import LanguageModel, ServedAs
+from qednano.api.secret import SecretKey
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,39 @@ def served_roles(spec: RunSpec) -> dict[str, ModelUse]:
 
 
 def secrets(spec: RunSpec, under: str = "") -> tuple[SecretKey, ...]:
-    """The Secrets' keys that the spec names, or that its field ``under`` does, each once."""
-    found = (value for path, value, _ in _walk(spec, "", "") if isinstance(value, SecretKey) and path.startswith(under))
+    """The Secrets' keys that the spec names, or that its field ``under`` does, each once; but not ``hubToken``."""
+    found = (
+        value
+        for path, value, _ in _walk(spec, "", "")
+        if isinstance(value, SecretKey) and path.startswith(under) and path != "hubToken"
+    )
     return tuple(dict.fromkeys(found))
+
+
+@functools.cache
+def _fields(kind: type[BaseModel]) -> tuple[tuple[str, str, str | None], ...]:
+    """Each field of a class: attribute, name in YAML, the role that it names (None for none).
+
+    Once for each class: a run is looked at thousands of times.
+    """
+    return tuple(
+        (name, to_camel(name), next((item.role for item in info.metadata if isinstance(item, ServedAs)), None))
+        for name, info in kind.model_fields.items()
+    )
 
 
 def _walk(model: BaseModel, path: str, role: str) -> Iterator[tuple[str, Any, str]]:
     """Every model below ``model`` with its path and the role that its field, or the nearest above it, names."""
-    for name, info in type(model).model_fields.items():
+    for name, told, named in _fields(type(model)):
         value = getattr(model, name)
-        here = f"{path}/{to_camel(name)}" if path else to_camel(name)
-        marked = next((item.role for item in info.metadata if isinstance(item, ServedAs)), role)
-        items = enumerate(value) if isinstance(value, list) else [(None, value)]
-        for index, item in items:
-            if isinstance(item, BaseModel):
-                place = here if index is None else f"{here}/{index}"
-                yield place, item, marked
-                yield from _walk(item, place, marked)
+        if isinstance(value, BaseModel):
+            items: Iterable[tuple[str, Any]] = ((told, value),)
+        elif isinstance(value, list):
+            items = ((f"{told}/{index}", item) for index, item in enumerate(value) if isinstance(item, BaseModel))
+        else:
+            continue
+        marked = role if named is None else named
+        for below, item in items:
+            place = f"{path}/{below}" if path else below
+            yield place, item, marked
+            yield from _walk(item, place, marked)

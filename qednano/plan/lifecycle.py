@@ -35,6 +35,7 @@ _TABLE = {
     0: Verdict(Action.COMPLETE, "Completed"),
     64: Verdict(Action.FAIL, "UsageError"),
     65: Verdict(Action.FAIL, "DataError"),
+    66: Verdict(Action.FAIL, "InputChanged"),
     69: Verdict(Action.RESTART, "DependencyUnavailable"),
     70: Verdict(Action.RESTART, "InternalError"),
     71: Verdict(Action.RESTART, "RendezvousTimeout"),
@@ -47,6 +48,9 @@ _TABLE = {
     143: Verdict(Action.RESUME, "Terminated"),
 }
 
+
+REASONS = frozenset(verdict.reason for verdict in _TABLE.values()) | {"ApplicationError", "OutOfMemory", "Disrupted"}
+"""Every reason of a verdict of ``classify``."""
 
 _CODE_OF_REASON = {verdict.reason: code for code, verdict in _TABLE.items()} | {"ArtifactError": 65}
 

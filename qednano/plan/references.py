@@ -25,6 +25,11 @@ class Reference:
     name: str
     part: str
 
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is a checkpoint that the run kept, whose digest is not that of the run's artifact."""
+        return self.part == "best" or self.part.startswith("step/")
+
 
 def export_path(step: int) -> PurePosixPath:
     """Below a training run's folder: the model after `step` steps, as an artifact that the trainer exported."""

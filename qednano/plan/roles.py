@@ -82,6 +82,14 @@ def _server(name: str, server: Server) -> Role:
     )
 
 
+def _stream(spec: RLRunSpec) -> tuple[Role, ...]:
+    """A Redis of the run's own, if it asks for one."""
+    asked = spec.stream.redis
+    if asked is None or asked.url:
+        return ()
+    return (Role("stream", "qednano_jobs.stream", "worker", Lifecycle.SERVER, asked.resources),)
+
+
 def roles(spec: RunSpec) -> tuple[Role, ...]:
     """The roles of a run in starting order: servers of the language models that it asks, then its own."""
     served = tuple(_server(name, use.model.server) for name, use in served_roles(spec).items())
@@ -96,6 +104,7 @@ def _own_roles(spec: RunSpec) -> tuple[Role, ...]:
             return (_trainer("trainer", "qednano_jobs.sft", spec.trainer),)
         case RLRunSpec():
             return (
+                *_stream(spec),
                 _server("rollout", spec.rollout),
                 _trainer("trainer", "qednano_jobs.rl_trainer", spec.trainer),
                 Role("actor", "qednano_jobs.rl_actor", "worker", Lifecycle.TASK, spec.actor.resources),
