@@ -24,7 +24,7 @@ from qednano.evals.continuous import record
 from qednano.evals.report import About, headline
 from qednano.evals.report import write as write_report
 from qednano.evals.results import order_of, sample_rows, write_tables
-from qednano.evals.run import Contender, Evaluation, EvaluationConfig
+from qednano.evals.run import Checkpoint, Contender, Evaluation, EvaluationConfig
 from qednano.evals.scaffolds import scaffold_of
 from qednano.evals.scores import SampleRow, Scores, score_all
 from qednano.evals.tree import Limits
@@ -67,7 +67,16 @@ def config_of(ctx: JobContext, spec: EvalRunSpec) -> EvaluationConfig:
         seed=spec.seed,
         shards=spec.shards,
         shard=ctx.index,
+        checkpoint=checkpoint_of(spec),
     )
+
+
+def checkpoint_of(spec: EvalRunSpec) -> Checkpoint | None:
+    """What a continuous evaluation is of; None for any other."""
+    if spec.continuous is None or spec.model is None:
+        return None
+    trained = spec.model.sft_run or spec.model.rl_run
+    return Checkpoint(trained.name, spec.continuous.evaluation, spec.continuous.step) if trained else None
 
 
 def _benchmark_file(ctx: JobContext) -> Path | None:

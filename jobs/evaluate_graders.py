@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from qednano.api.grader_evaluation import GraderEvaluation as Spec
 from qednano.artifacts import check_fence, publish, staging, write_manifest
+from qednano.evals import grader_report
 from qednano.evals.graded import GradedProof, proofs_of
 from qednano.evals.grader_run import Candidate, GraderEvaluation, headline, headline_metrics
 from qednano.grading.health import GraderHealth
@@ -69,6 +70,7 @@ def evaluate_graders(ctx: JobContext, spec: Spec) -> Outcome:
     final = ctx.run_dir / "artifact"
     with staging(final) as folder:
         results = evaluation.write(folder, ctx.spec.seed)
+        grader_report.write(folder, ctx.config.name, headline(results))
         write_manifest(
             folder,
             kind=ctx.config.kind,

@@ -23,6 +23,7 @@ from qednano.llm.connect import open_models
 from qednano.plan.language_models import language_models
 from qednano.rl.actor import Actor, ActorConfig, Parts
 from qednano.rl.backpressure import Pace
+from qednano.rl.bill import Bill, billed
 from qednano.rl.curriculum import Curriculum, PassRates
 from qednano.rl.open_stream import open_stream
 from qednano.rl.pool import Pool
@@ -108,24 +109,26 @@ async def act(ctx: JobContext, spec: RLRunSpec, samples: SampleLog) -> Actor:
     stream = open_stream(spec, ctx)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(stream.close)
-        models = await stack.enter_async_context(open_models(ctx))
+        bill = Bill(fence_folder / "usage.json")
+        models = billed(await stack.enter_async_context(open_models(ctx)), bill)
         grader = grader_for(spec.grader, below(models, "grader"))
         stack.push_async_callback(grader.close)
 
         def said(seconds: float) -> None:
             ctx.reporter.update(stage="Waiting", message=f"waiting for a rollout server, {seconds:.0f} s so far")
 
-        rollouts = await stack.enter_async_context(Rollouts(Pool(ctx.run_dir, "rollout"), waiting=said))
+        rollouts = await stack.enter_async_context(Rollouts(Pool(ctx.run_dir, "rollout"), said, spent=bill.drawn))
         parts = Parts(
             curriculum=curriculum,
             grader=grader,
             health=GraderHealth(spec.grader.max_failure_percent, said=lambda why: ctx.reporter.update(paused=why)),
             stream=stream,
             sample_log=samples,
+            bill=bill,
             cache=cache_of(spec, config, rollouts, models, ctx.run_dir),
         )
         if role := reference_role(spec):
-            reference = await stack.enter_async_context(Rollouts(Pool(ctx.run_dir, role), waiting=said))
+            reference = await stack.enter_async_context(Rollouts(Pool(ctx.run_dir, role), said, spent=bill.drawn))
             parts = replace(parts, reference=reference)
         actor = Actor(config, parts, rollouts, ctx.run_dir, ctx.reporter, lambda: check_fence(fence_folder, attempt))
         await actor.run(ctx.stopping.is_set)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from qednano.api import RLRunSpec
+from qednano.api.rlrun import WeightTransfer
 from qednano.errors import ConfigError
 from qednano.job import JobContext, Outcome, job
+from qednano.rl.broadcast import Broadcaster
 from qednano.rl.losses import LossConfig
+from qednano.rl.nccl import Fabric, Nccl
 from qednano.rl.open_stream import open_stream
-from qednano.rl.reference_policy import ReferencePolicy
+from qednano.rl.reference_policy import ReferenceLogprobs, reference_policy
 from qednano.rl.trainer import Trainer, TrainerConfig
 from qednano.training.session import Session, finished, open_session
 
@@ -39,11 +43,20 @@ def trainer_config(spec: RLRunSpec) -> TrainerConfig:
     )
 
 
-def reference_of(spec: RLRunSpec, session: Session) -> ReferencePolicy | None:
+def reference_of(spec: RLRunSpec, session: Session) -> ReferenceLogprobs | None:
     """The reference policy, where the trainer has to compute it."""
     if not spec.algorithm.kl_coefficient or spec.reference is not None:
         return None
-    return ReferencePolicy(session)
+    return reference_policy(session)
+
+
+def broadcaster_of(spec: RLRunSpec, session: Session, fabric: Callable[[], Fabric] = Nccl) -> Broadcaster | None:
+    """What sends weights to the servers' GPUs, on rank 0 of a run that asks for it."""
+    if spec.weight_transfer is WeightTransfer.FILES or session.engine.rank != 0:
+        return None
+    server = spec.rollout
+    ranks = server.tensor_parallel * server.pipeline_parallel * server.data_parallel
+    return Broadcaster(session.context.run_dir, fabric(), ranks)
 
 
 @job
@@ -65,10 +78,13 @@ def main(context: JobContext) -> Outcome:
         temperature=float(spec.sampling.temperature),
     )
     stream = open_stream(spec, context)
-    trainer = Trainer(session, stream, trainer_config(spec), reference_of(spec, session))
+    broadcaster = broadcaster_of(spec, session)
+    trainer = Trainer(session, stream, trainer_config(spec), reference_of(spec, session), broadcaster)
     try:
         trainer.run()
     finally:
+        if broadcaster is not None:
+            broadcaster.close()
         stream.close()
     steps = session.engine.step
     return session.finish(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from qednano.api.rlrun import WeightTransfer
 from qednano.errors import Stopped
 from qednano.job import JobContext, Outcome, job
 from qednano.llm.hub_model import model_folder
@@ -35,6 +36,7 @@ def server_of(ctx: JobContext) -> ModelServer:
         pipeline_parallel=server.pipeline_parallel,
         data_parallel=server.data_parallel,
         seed=ctx.spec.seed + ctx.index,
+        receive_weights=follow and ctx.spec.weight_transfer is WeightTransfer.NCCL,
     )
     return ModelServer(
         Serving(f"{ctx.role}-{ctx.index}", ctx.role, f"http://{ctx.host}:{ctx.port}", model),

@@ -42,10 +42,18 @@ def role_attempt(status: RunStatus, role: str) -> int:
 
 
 def is_done(role: Role, status: RunStatus, observed: Observed) -> bool:
-    """Whether every pod of a task role has ended well."""
+    """Whether every pod of a task role has ended well.
+
+    A Job may say so before its pod is seen to have ended, as they are told by different watches: then the pod is waited
+    for, since its last words say what the run made.
+    """
     attempt = role_attempt(status, role.name)
-    done = {work.index for work in observed.role_works(role.name, attempt) if work.complete}
-    done |= {pod.index for pod in observed.role_pods(role.name, attempt) if pod.succeeded}
+    pods = observed.role_pods(role.name, attempt)
+    unseen = {pod.index for pod in pods if pod.active and not pod.terminating}
+    done = {
+        work.index for work in observed.role_works(role.name, attempt) if work.complete and work.index not in unseen
+    }
+    done |= {pod.index for pod in pods if pod.succeeded}
     return done >= set(range(role.replicas))
 
 
@@ -77,6 +85,9 @@ def _task_failure(role: Role, attempt: int, observed: Observed) -> Failure | Non
     for work in observed.role_works(role.name, attempt):
         if work.failed and work.index not in running and work.index not in {pod.index for pod in pods}:
             return Failure(role.name, Verdict(Action.RESUME, "PodLost"), f"the pod of Job {work.name} was lost")
+    for gang in observed.sets:
+        if gang.failed and not pods and (gang.role, gang.attempt) == (role.name, attempt):
+            return Failure(role.name, Verdict(Action.RESUME, "PodLost"), f"JobSet {gang.name} failed: {gang.failed}")
     return None
 
 
@@ -110,6 +121,11 @@ def failure(roles: tuple[Role, ...], subject: Subject, observed: Observed) -> Fa
     return next((item for item in found if item.verdict.action is Action.FAIL), found[0] if found else None)
 
 
+def remembered(status: RunStatus, ended: Attempt) -> list[Attempt]:
+    """The attempts that the status tells of, with the one that has just ended; the oldest ones are forgotten."""
+    return [*status.attempts, ended][-_KEPT:]
+
+
 def _record(subject: Subject, item: Failure) -> list[Attempt]:
     attempt = Attempt(
         number=role_attempt(subject.status, item.role),
@@ -120,7 +136,7 @@ def _record(subject: Subject, item: Failure) -> list[Attempt]:
         counted=item.verdict.counted,
         ended=stamp(subject.now),
     )
-    return [*subject.status.attempts, attempt][-_KEPT:]
+    return remembered(subject.status, attempt)
 
 
 def _wait_seconds(subject: Subject, item: Failure, counted: int) -> int:
@@ -130,6 +146,12 @@ def _wait_seconds(subject: Subject, item: Failure, counted: int) -> int:
     last = parse_time(subject.status.attempts[-1].ended) if subject.status.attempts else None
     again_soon = last is not None and (subject.now - last).total_seconds() < _QUICK
     return max(restart.backoff_seconds, 5) if again_soon else 0
+
+
+def longest_wait(subject: Subject) -> int:
+    """The longest wait before an attempt that the run's policy knows, in seconds."""
+    restart = subject.spec.restart
+    return max(restart.backoff_seconds, restart.max_backoff_seconds, 5)
 
 
 def fail(subject: Subject, reason: str, message: str, attempts: list[Attempt] | None = None) -> RunStatus:

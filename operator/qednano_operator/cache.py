@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from qednano.progress import ProgressReport
 from qednano_operator.decision import Object, World
 from qednano_operator.dependencies import referenced
 from qednano_operator.observe import LABEL
+from qednano_operator.profiles import FILE
+from qednano_operator.surroundings import Surroundings
 
 Key = tuple[str, str, str]
 """Kind, namespace and name of a run."""
@@ -25,20 +28,27 @@ _META = (
     "resourceVersion",
     "generation",
     "labels",
+    "finalizers",
     "creationTimestamp",
     "deletionTimestamp",
 )
 _FOREIGN_SECONDS = 25.0
+_SHORT = 64
+_HUNGRY = ("Queued", "Starting", "Restarting")
+
+
+def _compact_container(status: Mapping[str, Any]) -> Object:
+    kept = {key: status[key] for key in ("state", "lastState", "restartCount", "ready") if key in status}
+    if "waiting" in (kept.get("state") or {}) and status.get("image"):
+        kept["image"] = status["image"]  # the one that may be missing
+    return kept
 
 
 def _compact_pod(status: Mapping[str, Any], container: str) -> Object:
     """``container``: the one that counts; others may have been injected by an admission webhook."""
     kept = {key: status[key] for key in ("phase", "podIP", "reason", "message", "conditions") if key in status}
-    containers = status.get("containerStatuses") or []
-    kept["containerStatuses"] = [
-        {key: item[key] for key in ("state", "lastState", "restartCount", "ready") if key in item}
-        for item in sorted(containers, key=lambda item: item.get("name") != container)[:1]
-    ]
+    containers = sorted(status.get("containerStatuses") or [], key=lambda item: item.get("name") != container)
+    kept["containerStatuses"] = [_compact_container(item) for item in containers[:1]]
     return kept
 
 
@@ -57,11 +67,25 @@ def compact(kind: str, raw: Mapping[str, Any]) -> Object:
     if kind == "Pod":
         found["spec"] = {"nodeName": (raw.get("spec") or {}).get("nodeName") or ""}
         found["status"] = _compact_pod(status, (meta.get("labels") or {}).get(LABEL + "role", ""))
-    elif kind in ("Job", "StatefulSet"):
+    elif kind in ("Job", "JobSet", "StatefulSet"):
         found["status"] = {key: status[key] for key in ("conditions", "readyReplicas") if status.get(key)}
+    elif kind == "Workload":
+        found["spec"] = {"active": (raw.get("spec") or {}).get("active", True)}
+        kept = ("conditions", "admission", "admissionChecks")
+        found["status"] = {key: status[key] for key in kept if status.get(key)}
     elif kind == "ConfigMap":
-        found["data"] = {"config.json": (raw.get("data") or {}).get("config.json", "")}
+        data = raw.get("data") or {}
+        found["data"] = {key: data[key] for key in ("config.json", FILE) if key in data}
     return found
+
+
+def interned(value: Any) -> Any:
+    """The same value, whose keys and short texts are held once for all objects: most say the same of another run."""
+    if isinstance(value, dict):
+        return {sys.intern(key): interned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [interned(item) for item in value]
+    return sys.intern(value) if type(value) is str and len(value) <= _SHORT else value
 
 
 def _version(obj: Object) -> int:
@@ -102,6 +126,10 @@ class Cache:
         self._foreign: dict[tuple[str, str, str], float] = {}
         self._evaluations: dict[Key, dict[str, Object]] = {}  # training run to the EvalRuns of its checkpoints
 
+        self._queued: dict[str, set[Key]] = {}  # namespace to its runs that wait for quota or for their pods
+        self.around = Surroundings()
+        self.kueue = ""  # the version of Kueue's API that is spoken
+
     def keys(self) -> list[Key]:
         """Every known run."""
         return list(self._runs)
@@ -114,15 +142,21 @@ class Cache:
         """Its labelled objects."""
         return self._children.get(key, {}).values()
 
-    def is_news(self, obj: Object) -> bool:
-        """Whether this version of the object is not known yet, not even from the answer to our own write."""
+    def _known(self, obj: Object) -> Object | None:
+        """What is known under the object's kind and name, be it the same object or a namesake."""
         key = owner_key(obj)
         if key is None:
+            return None
+        if obj["kind"] in KINDS:
+            return self._runs.get(key)
+        return self._children.get(key, {}).get((obj["kind"], obj["metadata"]["name"]))
+
+    def is_news(self, obj: Object) -> bool:
+        """Whether this version of the object is not known yet, not even from the answer to our own write."""
+        if owner_key(obj) is None:
             return False
-        meta = obj["metadata"]
-        own = obj["kind"] in KINDS
-        old = self._runs.get(key) if own else self._children.get(key, {}).get((obj["kind"], meta["name"]))
-        return old is None or old["metadata"]["uid"] != meta["uid"] or _version(old) < _version(obj)
+        old = self._known(obj)
+        return old is None or old["metadata"]["uid"] != obj["metadata"]["uid"] or _version(old) < _version(obj)
 
     def has(self, kind: str, namespace: str, name: str) -> bool:
         """Whether a labelled child of that name is known."""
@@ -133,18 +167,17 @@ class Cache:
         key = owner_key(obj)
         if key is None:
             return set()
-        meta = obj["metadata"]
+        meta, old = obj["metadata"], self._known(obj)
+        outdated = old is not None and old["metadata"]["uid"] == meta["uid"] and _version(old) > _version(obj)
         if obj["kind"] in KINDS:
-            old = self._runs.get(key)
-            if old is not None and old["metadata"]["uid"] == meta["uid"] and _version(old) > _version(obj):
+            if outdated:
                 return {key}
             self._link(key, old, obj)
-            self._runs[key] = obj
+            self._runs[key] = interned(obj)
             return self._concerned(key, obj)
-        children = self._children.setdefault(key, {})
-        old = children.get((obj["kind"], meta["name"]))
-        if old is None or old["metadata"]["uid"] != meta["uid"] or _version(old) <= _version(obj):
-            children[obj["kind"], meta["name"]] = obj
+        if not outdated:
+            children = self._children.setdefault(key, {})
+            children[obj["kind"], meta["name"]] = interned(obj)
             if obj["kind"] != "Pod":
                 uid = next((owner["uid"] for owner in meta["ownerReferences"]), "")
                 owners = self._owners.setdefault(meta["namespace"], {})
@@ -177,8 +210,18 @@ class Cache:
         trained = evaluated_run(obj)
         return {key, *self._dependents.get(key, set()), *([trained] if trained else [])}
 
+    def queued(self, namespace: str) -> set[Key]:
+        """Runs of the namespace that a change of its quotas may concern; of all namespaces when it is empty."""
+        if namespace:
+            return set(self._queued.get(namespace, ()))
+        return {key for keys in self._queued.values() for key in keys}
+
     def _link(self, key: Key, old: Object | None, new: Object | None) -> None:
         namespace = key[1]
+        if new is not None and (new["status"] or {}).get("phase") in _HUNGRY:
+            self._queued.setdefault(namespace, set()).add(key)
+        else:
+            self._queued.get(namespace, set()).discard(key)
         if old is not None and (trained := evaluated_run(old)) is not None:
             self._evaluations.get(trained, {}).pop(key[2], None)
         if new is not None and (trained := evaluated_run(new)) is not None:
@@ -215,20 +258,27 @@ class Cache:
             runs=runs,
             reports=reports,
             evaluations=dict(self._evaluations.get(key, {})),
+            quotas=tuple(self.around.of("ResourceQuota", namespace).values()),
+            kueue=self.kueue,
+            flavors=self.around.of("ResourceFlavor"),
+            priorities={name: found["value"] for name, found in self.around.of("PriorityClass").items()},
         )
 
-    def replace_all(self, kind: str, objects: list[Object], listed_at: float) -> set[Key]:
-        """Drop cached objects of ``kind`` that a full list no longer has; returns the runs they concern."""
+    def holds(self, obj: Object) -> bool:
+        """Whether just this object, by its uid, is known."""
+        known = self._known(obj)
+        return known is not None and known["metadata"]["uid"] == obj["metadata"]["uid"]
+
+    def compare(self, kind: str, objects: list[Object], listed_at: float) -> tuple[list[Object], list[Object]]:
+        """Objects of a full list that are not known here, or only an older state; and those here that it lacks.
+
+        What came here after ``listed_at`` (monotonic seconds) is too young for the list, so it lacks nothing.
+        """
         alive = {obj["metadata"]["uid"] for obj in objects}
-        concerned: set[Key] = set()
-        for obj in objects:
-            concerned |= self.put(obj)
         stored = (
-            list(self._runs.values())
+            [run for key, run in self._runs.items() if key[0] == kind]
             if kind in KINDS
             else [child for children in self._children.values() for child in children.values() if child["kind"] == kind]
         )
-        for obj in stored:
-            if obj["kind"] == kind and obj["metadata"]["uid"] not in alive and obj.get("seen", 0.0) < listed_at:
-                concerned |= self.remove(obj)
-        return concerned
+        gone = [obj for obj in stored if obj["metadata"]["uid"] not in alive and obj.get("seen", 0.0) < listed_at]
+        return [obj for obj in objects if self.is_news(obj)], gone

@@ -31,6 +31,12 @@ def is_true(status: RunStatus, kind: ConditionType) -> bool:
     return condition is not None and condition.status == "True"
 
 
+def is_false(status: RunStatus, kind: ConditionType) -> bool:
+    """Whether the condition is there and False."""
+    condition = find(status, kind)
+    return condition is not None and condition.status == "False"
+
+
 def is_because(status: RunStatus, kind: ConditionType, reason: str) -> bool:
     """Whether the condition is there with that reason."""
     condition = find(status, kind)
@@ -70,6 +76,7 @@ def phase_of(status: RunStatus) -> Phase:
         (Phase.SUSPENDING, is_because(status, ConditionType.SUSPENDED, "Suspending")),
         (Phase.PENDING, not is_true(status, ConditionType.ACCEPTED)),
         (Phase.WAITING, not is_true(status, ConditionType.DEPENDENCIES_READY)),
+        (Phase.QUEUED, is_false(status, ConditionType.QUOTA_RESERVED)),
         (Phase.RUNNING, is_true(status, ConditionType.RUNNING)),
         (Phase.RESTARTING, is_because(status, ConditionType.RUNNING, "Restarting")),
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from qednano.api import RunStatus
+from qednano.api.profile import Profile
 from qednano.progress import ProgressReport
 
 Object = dict[str, Any]
@@ -27,15 +29,32 @@ class Defaults:
     pull_secrets: tuple[str, ...] = ()
     service_account: str = ""
     network_policies: bool = True
+    gpu_hour_price: Decimal | None = None  # of runs whose profile names none
+    job_sets: bool = False  # whether a gang of several pods is made as one JobSet
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One object to delete; ``uid`` keeps a namesake made meanwhile safe."""
+    """One object to delete; ``uid`` keeps a namesake made meanwhile safe.
+
+    ``force``: without waiting for the node's word that it has ended.
+    """
 
     kind: str
     name: str
     uid: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class StatusPatch:
+    """A merge patch of the status of an object in the run's namespace, if it still is at ``version``."""
+
+    kind: str
+    name: str
+    version: str
+    status: Object
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,9 @@ class World:
     ``children``: compact objects that carry the run's label. ``owners``: (kind, name) of every labelled object
     of the namespace to (uid of its run, "SFTRun tiny"). ``runs``: (kind, name) to the referenced run.
     ``reports``: role to the newest progress report of its first pod. ``evaluations``: name to EvalRun, of those that
-    were made of the run's checkpoints.
+    were made of the run's checkpoints. ``quotas``: ResourceQuotas of the namespace. ``kueue``: the version of Kueue's
+    API that is spoken, empty without Kueue; ``flavors`` and ``priorities``: its ResourceFlavors, and the values of
+    PriorityClasses, by name.
     """
 
     children: tuple[Object, ...] = ()
@@ -62,17 +83,24 @@ class World:
     runs: Mapping[tuple[str, str], Object] = field(default_factory=dict)
     reports: Mapping[str, ProgressReport] = field(default_factory=dict)
     evaluations: Mapping[str, Object] = field(default_factory=dict)
+    quotas: tuple[Object, ...] = ()
+    kueue: str = ""
+    flavors: Mapping[str, Object] = field(default_factory=dict)
+    priorities: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do next: deletes, then applies, then the status; events only after the status is written.
+    """What to do next: deletes, applies and patches, then the status; events only after the status is written.
 
+    ``finalizers``: all that the run is to have from now on, written after deletes and applies, and without a status.
     ``wake_after``: seconds until time alone makes another pass worthwhile.
     """
 
     status: RunStatus
+    finalizers: tuple[str, ...] | None = None
     apply: tuple[Object, ...] = ()
     delete: tuple[Target, ...] = ()
+    patch: tuple[StatusPatch, ...] = ()
     events: tuple[Event, ...] = ()
     wake_after: float | None = None

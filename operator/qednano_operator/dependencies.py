@@ -10,6 +10,7 @@ from qednano.api import TERMINAL
 from qednano.api.common import RunSpec
 from qednano.api.status import ResolvedInputStatus
 from qednano.plan import Reference, literal_inputs, locate, references
+from qednano.plan.evaluations import NAME_TAKEN, evaluation_name
 from qednano.plan.unmet import field_path, unmet
 from qednano_operator.decision import Object
 
@@ -68,12 +69,44 @@ def _resolve(reference: Reference, source: Object | None, namespace: str) -> Res
             message=f"{field_path(reference)} waits for {what}, which is {phase}",
             detail=_progress(status),
         )
+    if reference.part == "best" and (waits := _choosing(reference, source.get("spec") or {}, status)):
+        return waits
     return ResolvedInputStatus(
         field=reference.field,
         name=f"{reference.kind}/{reference.name}",
         uri=locate(reference, artifact["uri"]),
-        digest=artifact.get("digest") or "",
+        digest="" if reference.is_checkpoint else artifact.get("digest") or "",
     )
+
+
+def _choosing(reference: Reference, spec: Mapping[str, Any], status: Mapping[str, Any]) -> Resolution | None:
+    """Why the best checkpoint is not known yet, or never will be; None when all its evaluations have ended.
+
+    They go on after the training run has succeeded, and each may still change which step is the best.
+    """
+    what = f"{reference.kind} {reference.name}"
+    chooser = next(item["name"] for item in spec["evaluations"] if item.get("best"))
+    scoring = [
+        item
+        for item in status.get("evaluations") or []
+        if item["name"] == evaluation_name(reference.name, chooser, int(item.get("step") or 0))
+    ]
+    open_ones = [item for item in scoring if item.get("phase") not in (*TERMINAL, NAME_TAKEN)]
+    if open_ones or not scoring:
+        late = f"EvalRun {open_ones[0]['name']}, which is {open_ones[0]['phase']}" if open_ones else "the first EvalRun"
+        return Resolution(
+            reason="NotReady",
+            message=f"{field_path(reference)}.checkpoint is Best, which {what}'s evaluation {chooser} chooses; "
+            f"it waits for {late}",
+        )
+    if not any(item.get("phase") == "Succeeded" for item in scoring):
+        return Resolution(
+            reason="DependencyFailed",
+            message=f"{field_path(reference)}.checkpoint is Best, but no EvalRun of {what}'s evaluation {chooser} "
+            "succeeded, so none was chosen; mend the evaluation or use Final",
+            failed=True,
+        )
+    return None
 
 
 def _resolve_step(reference: Reference, status: Mapping[str, Any], phase: str) -> ResolvedInputStatus | Resolution:

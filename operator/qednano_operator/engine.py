@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
 
-from qednano.api import API_VERSION, TERMINAL, RunStatus
 from qednano.progress import ProgressReport
-from qednano_operator import metrics
-from qednano_operator.attempts import began_again
+from qednano_operator import logs, metrics
 from qednano_operator.cache import Cache, Key, compact
-from qednano_operator.conditions import clip
-from qednano_operator.decision import Decision, Defaults, Event, Object
-from qednano_operator.kube import ApiError, Conflict, Kube, KubeError
-from qednano_operator.limits import held_reason
-from qednano_operator.observe import parse_time
+from qednano_operator.counts import Counts
+from qednano_operator.decision import Decision, Defaults, Object
+from qednano_operator.events import Events
+from qednano_operator.kube import ApiError, Conflict, Kube
 from qednano_operator.reconcile import reconcile, refused
 from qednano_operator.status import difference, is_urgent, stored
 from qednano_operator.subject import read_status
 
 log = logging.getLogger(__name__)
 
-_STATUS_INTERVAL = 5.0  # seconds between writes of progress alone
+_QUIET_SECONDS = 5.0  # for so long a change that moves no run waits for others that go into the same write
 _REFUSALS = (400, 403, 422)  # the API server answered, and will answer so again: quota, admission, validation
-# Names that people use too: made by a create, which never touches what is there, as an apply would.
+
+
+def _steps(objects: tuple[Object, ...]) -> list[list[Object]]:
+    """Objects that can be made at once, in order: what pods need, then what makes pods."""
+    makes_pods = ("Job", "JobSet", "StatefulSet")
+    parts = [[obj for obj in objects if (obj["kind"] in makes_pods) is later] for later in (False, True)]
+    return [part for part in parts if part]
+
+
+# Names that people use too. Others are ours alone, and the operator has no right to look them up.
 _GUARDED = ("ConfigMap", "Service", "NetworkPolicy", "EvalRun")
 
 
@@ -46,22 +52,36 @@ class Engine:
         self._defaults = defaults
         self._reports = reports
         self._add_after = add_after
-        self._written: dict[Key, float] = {}
-        self._phases: dict[Key, str] = {}
-        self._held: dict[Key, str] = {}
+        self._due: dict[Key, float] = {}  # when a change that waits is to be written
+        self._wrote: dict[Key, float] = {}  # when the status was last written
+        self._counts = Counts()
+        self._events = Events(kube)
+
+    def about(self, key: Key) -> AbstractContextManager[None]:
+        """What is logged within names this run."""
+        run = self._cache.run(key)
+        return logs.about(*key, uid=run["metadata"]["uid"] if run else "")
 
     async def handle(self, key: Key) -> None:
         """One pass over one run."""
         run = self._cache.run(key)
         if run is None:
-            self._forget(key)
+            self._due.pop(key, None)
+            self._wrote.pop(key, None)
+            self._counts.forget(key)
+            self._events.forget(key)
             return
         started = time.monotonic()
         result = "error"
         try:
-            decision = reconcile(run, self._cache.world(key, self._reports(key)), datetime.now(UTC), self._defaults)
+            decision = reconcile(
+                run, self._cache.world(key, self._reports(key)), self._kube.clock.now(), self._defaults
+            )
             await self._carry_out(key, run, decision)
             result = "ok"
+        except Exception as error:
+            self._counts.failed(key, error)
+            raise
         finally:
             metrics.RECONCILES.labels(key[0], result).inc()
             metrics.RECONCILE_SECONDS.labels(key[0]).observe(time.monotonic() - started)
@@ -69,137 +89,105 @@ class Engine:
     async def _carry_out(self, key: Key, run: Object, decision: Decision) -> None:
         namespace = key[1]
         for target in decision.delete:
-            await self._kube.delete(target.kind, namespace, target.name, target.uid)
-        for obj in decision.apply:
-            try:
-                if not await self._apply(obj, run["metadata"]["uid"]):
-                    self._add_after(key, 1.0)
-                    return
-            except ApiError as error:
-                if error.status not in _REFUSALS:
-                    raise
+            if target.force:
+                log.warning("%s is deleted by force: its node does not say that it ended", target.name)
+            await self._kube.delete(target.kind, namespace, target.name, target.uid, target.force)
+        for step in _steps(decision.apply):
+            unmade = await self._make(step, run["metadata"]["uid"])
+            refusal = next(((obj, error) for obj, error in unmade if error is not None), None)
+            if refusal is not None:
+                obj, error = refusal
+                self._counts.refused(key)
                 what = f"{obj['kind']} {obj['metadata']['name']}"
-                decision = refused(run, decision, what, error.reason, datetime.now(UTC))
+                decision = refused(run, decision, what, error.reason, self._kube.clock.now())
                 break
+            if unmade:
+                self._add_after(key, 1.0)
+                return
+        for patch in decision.patch:
+            patched = await self._kube.patch_status(patch.kind, namespace, patch.name, patch.status, patch.version)
+            self._cache.put({**compact(patch.kind, patched), "seen": time.monotonic()})
+        if decision.finalizers is not None:
+            await self._finalize(key, run, decision)
+            return
         await self._write_status(key, run, decision)
         if decision.wake_after is not None:
             self._add_after(key, decision.wake_after)
 
+    async def _finalize(self, key: Key, run: Object, decision: Decision) -> None:
+        kind, namespace, name = key
+        version = run["metadata"]["resourceVersion"]
+        updated = await self._kube.patch_finalizers(kind, namespace, name, decision.finalizers or (), version)
+        for event in decision.events:
+            await self._events.post(key, run, event)
+        known = {**compact(kind, updated), "seen": time.monotonic()}
+        if self._cache.holds(known):  # else its watch has told that it is gone
+            self._cache.put(known)
+        if not run["metadata"].get("deletionTimestamp"):
+            self._add_after(key, 0)
+
+    async def _make(self, objects: list[Object], run_uid: str) -> list[tuple[Object, ApiError | None]]:
+        """Make or change objects, all at once. Those that are not made, each with the API server's refusal, or with
+        None where somebody else has one of that name."""
+        found = await asyncio.gather(*(self._apply(obj, run_uid) for obj in objects), return_exceptions=True)
+        unmade: list[tuple[Object, ApiError | None]] = []
+        for obj, result in zip(objects, found, strict=True):
+            if isinstance(result, ApiError) and result.status in _REFUSALS:
+                unmade.append((obj, result))
+            elif isinstance(result, BaseException):
+                raise result
+            elif not result:
+                unmade.append((obj, None))
+        return unmade
+
     async def _apply(self, obj: Object, run_uid: str) -> bool:
-        """Apply one child; False when somebody else has an object of that name."""
+        """Make one child, or change it in place; False when somebody else has an object of that name.
+
+        What is not known yet is made by a create: cheaper than an apply, and it never touches what others have made.
+        So is what never changes.
+        """
         kind, meta = obj["kind"], obj["metadata"]
-        if kind in _GUARDED and not self._cache.has(kind, meta["namespace"], meta["name"]):
+        if kind not in ("Job", "JobSet") and self._cache.has(kind, meta["namespace"], meta["name"]):
+            applied = await self._kube.apply(obj)
+        else:
             try:
                 applied = await self._kube.create(obj)
             except Conflict:
+                if kind not in _GUARDED:
+                    raise  # made by a pass whose answer was lost: its watch is about to tell
                 applied = await self._kube.get(kind, meta["namespace"], meta["name"])
                 owners = applied["metadata"].get("ownerReferences") or []
                 if not any(owner.get("uid") == run_uid for owner in owners):
                     self._cache.note_foreign(kind, meta["namespace"], meta["name"])
                     return False
-        else:
-            applied = await self._kube.apply(obj)
         self._cache.put({**compact(kind, applied), "seen": time.monotonic()})
         return True
 
     async def _write_status(self, key: Key, run: Object, decision: Decision) -> None:
         kind, namespace, name = key
         before = read_status(run)
-        patch = difference(stored(before), stored(decision.status))
+        old = stored(before)
+        patch = difference(old, stored(decision.status))
         if not patch:
-            return self._count_phase(key, before)
-        wait = self._written.get(key, 0.0) + _STATUS_INTERVAL - time.monotonic()
-        if wait > 0 and not is_urgent(patch):
+            self._due.pop(key, None)
+            return self._counts.seen(key, before)
+        urgent = is_urgent(patch, old)
+        now = time.monotonic()
+        # Progress comes alone and, where there are many runs, seldom: a second pass to write it would be for nothing.
+        since = self._wrote.get(key, now) if "progress" in patch else now
+        self._due[key] = min(self._due.get(key, now + _QUIET_SECONDS), since + _QUIET_SECONDS)
+        wait = self._due[key] - now
+        if wait > 0 and not urgent:
             self._add_after(key, wait)
             return None
         version = run["metadata"]["resourceVersion"]
         updated = await self._kube.patch_status(kind, namespace, name, patch, version)
-        self._written[key] = time.monotonic()
+        self._due.pop(key, None)
+        self._wrote[key] = now
         for other in self._cache.put({**compact(kind, updated), "seen": time.monotonic()}) - {key}:
             self._add_after(other, 0)  # those that refer to this run; the watch's echo of this write is no news
-        self._count(key, before, decision.status)
-        for event in decision.events:
-            await self._post(key, run, event)
-        if is_urgent(patch):
+        self._counts.moved(key, before, decision.status, self._kube.clock.now())
+        await asyncio.gather(*(self._events.post(key, run, event) for event in decision.events))
+        if urgent:
             self._add_after(key, 0)  # an intent is stored: act on it without waiting for the watch's echo
         return None
-
-    async def _post(self, key: Key, run: Object, event: Event) -> None:
-        """Post one event. Losing one is no reason to repeat a pass."""
-        kind, namespace, name = key
-        now = datetime.now(UTC)
-        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        unique = hashlib.sha256(f"{event.reason}{event.message}{now.isoformat()}".encode()).hexdigest()[:12]
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{name}.{unique}", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": kind,
-                "name": name,
-                "namespace": namespace,
-                "uid": run["metadata"]["uid"],
-                "resourceVersion": run["metadata"]["resourceVersion"],
-            },
-            "type": "Warning" if event.warning else "Normal",
-            "reason": event.reason,
-            "message": clip(event.message, 1000),
-            "source": {"component": "qednano-operator"},
-            "reportingComponent": "qednano-operator",
-            "reportingInstance": "",
-            "firstTimestamp": stamp,
-            "lastTimestamp": stamp,
-            "count": 1,
-        }
-        try:
-            await self._kube.create(body)
-        except KubeError as error:
-            log.warning("event %s of %s was not posted: %s", event.reason, key, error)
-        log.log(
-            logging.WARNING if event.warning else logging.INFO, "%s %s/%s: %s: %s", *key, event.reason, event.message
-        )
-
-    def _count(self, key: Key, before: RunStatus, after: RunStatus) -> None:
-        kind, namespace, _ = key
-        self._count_phase(key, after)
-        if after.phase is not before.phase and after.phase is not None:
-            metrics.TRANSITIONS.labels(kind, after.phase.value).inc()
-            start = parse_time(after.start_time)
-            if after.phase == "Running" and after.attempt == 1 and start is not None:
-                metrics.STARTUP_SECONDS.labels(kind).observe((datetime.now(UTC) - start).total_seconds())
-        if began_again(before, after):
-            metrics.RESTARTS.labels(kind, after.attempts[-1].reason).inc()
-        used = (after.usage.gpu_seconds if after.usage else 0) - (before.usage.gpu_seconds if before.usage else 0)
-        if used > 0:
-            metrics.GPU_SECONDS.labels(namespace, kind).inc(used)
-
-    def _count_held(self, key: Key, reason: str) -> None:
-        old = self._held.get(key, "")
-        if old == reason:
-            return
-        if old:
-            metrics.NOT_PROGRESSING.labels(key[0], old).dec()
-            del self._held[key]
-        if reason:
-            metrics.NOT_PROGRESSING.labels(key[0], reason).inc()
-            self._held[key] = reason
-
-    def _count_phase(self, key: Key, status: RunStatus) -> None:
-        self._count_held(key, held_reason(status))
-        old, new = self._phases.get(key), status.phase.value if status.phase else "Pending"
-        if old == new:
-            return
-        if old is not None:
-            metrics.RUNS.labels(key[0], old).dec()
-        metrics.RUNS.labels(key[0], new).inc()
-        self._phases[key] = new
-        if status.phase in TERMINAL:
-            self._written.pop(key, None)
-
-    def _forget(self, key: Key) -> None:
-        self._written.pop(key, None)
-        self._count_held(key, "")
-        old = self._phases.pop(key, None)
-        if old is not None:
-            metrics.RUNS.labels(key[0], old).dec()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qednano.api import API_VERSION, KINDS, ConditionType, EvalRunSpec, Run, RunStatus
 from qednano.api.kinds import Metadata
 from qednano.api.status import EvaluationStatus
-from qednano.plan.evaluations import due_evaluations, last_step, wants
+from qednano.plan.evaluations import NAME_TAKEN, STEPS, due_evaluations, last_step, wants
 from qednano_operator.conditions import find
 from qednano_operator.decision import Decision, Event, Object, World
 from qednano_operator.observe import LABEL
@@ -29,31 +29,43 @@ def evaluate(subject: Subject, world: World, decision: Decision) -> Decision:
     listed = {item.name: item for item in decision.status.evaluations}
     listed |= {name: _look(name, run, listed.get(name)) for name, run in world.evaluations.items()}
     exported = decision.status.progress.exports if decision.status.progress else []
-    made = due_evaluations(_run(subject), exported, listed, _templates(world))
-    objects = [_owned(subject, manifest) for manifest in made]
+    made = due_evaluations(_run(subject), exported, listed, _templates(world), _counted(decision.status))
+    objects, told = [], []
     for manifest in made:
-        name = manifest["metadata"]["name"]
-        listed[name] = EvaluationStatus(name=name, step=manifest["spec"]["continuous"]["step"], phase="Pending")
+        name, step = manifest["metadata"]["name"], manifest["spec"]["continuous"]["step"]
+        uid, _ = world.owners.get(("EvalRun", name), (subject.uid, ""))
+        if uid == subject.uid:
+            objects.append(_owned(subject, manifest))
+            told.append(Event("EvaluationCreated", f"EvalRun {name} evaluates a checkpoint"))
+        else:  # no reason to hold the training up
+            text = f"step {step} is not evaluated: EvalRun {name} is there already and is not this run's"
+            told.append(Event("EvaluationNameTaken", text, warning=True))
+        listed[name] = EvaluationStatus(name=name, step=step, phase="Pending" if uid == subject.uid else NAME_TAKEN)
     kept = sorted(listed.values(), key=lambda item: (item.step, item.name))[-_KEPT:]
-    events = [
-        Event("EvaluationCreated", f"EvalRun {obj['metadata']['name']} evaluates a checkpoint") for obj in objects
-    ]
     return replace(
         decision,
         status=decision.status.model_copy(update={"evaluations": kept}),
         apply=(*decision.apply, *objects),
-        events=(*decision.events, *events),
+        events=(*decision.events, *told),
     )
 
 
 def _with_last(subject: Subject, status: RunStatus) -> RunStatus:
     """A run that has ended well has kept the weights of its last step, though it may have ended before it said so."""
     ended = find(status, ConditionType.SUCCEEDED)
-    last = last_step(subject.spec) or (status.progress.total or 0 if status.progress else 0)
-    if ended is None or status.progress is None or not wants(subject.spec, last):
+    last = last_step(subject.spec, _counted(status))
+    if ended is None or status.progress is None or not wants(subject.spec, last, last):
         return status
     exports = sorted({*status.progress.exports, last})[-_KEPT:]
     return status.model_copy(update={"progress": status.progress.model_copy(update={"exports": exports})})
+
+
+def _counted(status: RunStatus) -> int:
+    """The steps of the run as its trainer has told them; 0 before. One that ended at once told them by its metrics."""
+    if status.progress is None:
+        return 0
+    ended_with = (int(metric.value) for metric in status.progress.metrics if metric.name == STEPS)
+    return status.progress.total or next(ended_with, 0)
 
 
 def _look(name: str, run: Object, before: EvaluationStatus | None) -> EvaluationStatus:

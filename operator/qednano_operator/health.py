@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 from qednano.api import ConditionType, RunStatus
 from qednano.api.status import Progress, RoleStatus, Usage
@@ -11,17 +10,17 @@ from qednano.plan import Lifecycle, Role
 from qednano.plan.progress import summarise, with_tokens
 from qednano.progress import ProgressReport
 from qednano_operator.attempts import is_done, role_attempt, role_status
-from qednano_operator.conditions import clip, find, is_true, put, stamp
+from qednano_operator.conditions import clip, find, is_true, put
 from qednano_operator.limits import progressing
 from qednano_operator.manifests import selector
-from qednano_operator.observe import Observed, Pod, parse_time
+from qednano_operator.observe import Observed, Pod
 from qednano_operator.subject import Subject
+from qednano_operator.usage import account
 
 MAIN_ROLE = {"ProofDataset": "dataset", "SFTRun": "trainer", "RLRun": "trainer", "EvalRun": "evaluate"}
 """The role whose steps are the run's: the essential one of ``qednano.plan.roles`` (a test holds them equal)."""
 
 REPORTING_ROLES = {**{kind: (role,) for kind, role in MAIN_ROLE.items()}, "RLRun": ("trainer", "actor")}
-_ACCRUE_SECONDS = 60  # GPU time is written this often while nothing changes: each write is an API call
 
 
 def role_statuses(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> list[RoleStatus]:
@@ -49,17 +48,6 @@ def held_gpus(roles: tuple[Role, ...], observed: Observed) -> int:
     """GPUs of the pods that are bound to a node and not finished."""
     each = {role.name: role.resources.gpus for role in roles}
     return sum(each.get(pod.role, 0) for pod in observed.pods if pod.active and pod.scheduled)
-
-
-def account(status: RunStatus, gpus: int, now: datetime) -> RunStatus:
-    """Add the GPU time since the last pass, at what the run held then; ``gpus`` is what it holds now."""
-    usage = status.usage or Usage()
-    since = parse_time(usage.accrued_until)
-    seconds = max(0, int((now - since).total_seconds())) if since and status.gpus else 0
-    if gpus != status.gpus or seconds >= _ACCRUE_SECONDS:
-        counted = {"gpu_seconds": usage.gpu_seconds + seconds * status.gpus, "accrued_until": stamp(now)}
-        usage = usage.model_copy(update=counted)
-    return status.model_copy(update={"gpus": gpus, "usage": usage if usage.accrued_until else status.usage})
 
 
 def spend(status: RunStatus, reports: Mapping[str, ProgressReport]) -> RunStatus:
@@ -109,7 +97,11 @@ def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> Run
     """Conditions Scheduled and Running, and a message that says what is in the way."""
     status, generation, now = subject.status, subject.generation, subject.now
     pods = [pod for _, found in _expected(roles, status, observed) for pod in found if pod.active]
-    trouble = next((f"{pod.name} {pod.trouble}" for pod in pods if pod.trouble), "")
+    held = next((pod for pod in pods if pod.stuck), None) or next((pod for pod in pods if pod.trouble), None)
+    trouble = f"{held.name} {held.trouble}" if held else ""
+    before = find(status, ConditionType.RUNNING)
+    if before is not None and trouble and before.message.startswith(clip(trouble, 400)):
+        trouble = before.message  # what was said before is the same, and more
     missing = [role for role in status.roles if role.ready < role.desired]
     waiting = ", ".join(f"{role.name} {role.ready} of {role.desired}" for role in missing)
     unbound = [pod for pod in pods if not pod.scheduled]
@@ -123,7 +115,7 @@ def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> Run
         status = put(status, ConditionType.RUNNING, True, "PodsRun", "", generation, now)
     elif not is_true(status, ConditionType.RUNNING):
         restarted = bool(status.attempts) and status.attempts[-1].reason != "Suspended"
-        reason = "Restarting" if restarted else "Starting"
+        reason = (held.stuck if held else "") or ("Restarting" if restarted else "Starting")
         status = put(status, ConditionType.RUNNING, False, reason, trouble, generation, now)
     if is_true(status, ConditionType.RUNNING):
         status = progressing(subject.with_status(status))
@@ -133,9 +125,13 @@ def assess(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> Run
     return status.model_copy(update={"message": clip(trouble or f"waiting for pods to run: {waiting}")})
 
 
-def look(subject: Subject, roles: tuple[Role, ...], observed: Observed) -> RunStatus:
+def look(
+    subject: Subject, roles: tuple[Role, ...], observed: Observed, reports: Mapping[str, ProgressReport]
+) -> RunStatus:
     """Everything that is only observed: role counts, GPUs and their use, scale."""
-    status = account(subject.status, held_gpus(roles, observed), subject.now)
+    main = reports.get(MAIN_ROLE[subject.kind])
+    saved = main.checkpointed if main else 0.0
+    status = account(subject.status, held_gpus(roles, observed), subject.now, saved)
     status = status.model_copy(update={"roles": role_statuses(roles, status, observed)})
     if subject.kind == "RLRun":
         pods = [pod for pod in observed.role_pods("rollout") if not pod.terminating]

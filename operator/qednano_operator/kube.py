@@ -6,22 +6,26 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from kubernetes.aio import client, config
 
 from qednano.api import API_VERSION, KINDS
 from qednano_operator import metrics
+from qednano_operator.clock import Clock
 
 FIELD_MANAGER = "qednano-operator"
 _TIMEOUT = 30.0
 _PAGE = 500
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}  # as in a Role
 
 Object = dict[str, Any]
 
@@ -86,8 +90,28 @@ RESOURCES: dict[str, Resource] = {
     "ConfigMap": Resource("v1", "configmaps"),
     "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
     "Event": Resource("v1", "events"),
+    "Secret": Resource("v1", "secrets"),  # the one of the webhook's certificate
+    "ValidatingWebhookConfiguration": Resource("admissionregistration.k8s.io/v1", "validatingwebhookconfigurations"),
+    "ResourceQuota": Resource("v1", "resourcequotas"),
+    "PriorityClass": Resource("scheduling.k8s.io/v1", "priorityclasses"),
     "Lease": Resource("coordination.k8s.io/v1", "leases"),
 }
+
+
+def speak_kueue(api_version: str) -> None:
+    """Use this version of Kueue's API, which discovery has found."""
+    for kind, plural in (("Workload", "workloads"), ("ResourceFlavor", "resourceflavors")):
+        RESOURCES[kind] = Resource(api_version, plural)
+
+
+def speak_jobset(api_version: str) -> None:
+    """Use this version of JobSet's API, which discovery has found."""
+    RESOURCES["JobSet"] = Resource(api_version, "jobsets")
+
+
+def optional_children() -> tuple[str, ...]:
+    """Kinds of a run's objects that this cluster serves beside Kubernetes' own."""
+    return tuple(kind for kind in ("Workload", "JobSet") if kind in RESOURCES)
 
 
 class Kube:
@@ -95,22 +119,21 @@ class Kube:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
+        self.clock = Clock()
 
     async def get(self, kind: str, namespace: str, name: str) -> Object:
         """The object; NotFound when there is none."""
         return await self._request("GET", RESOURCES[kind].path(namespace, name), kind)
 
-    async def list(self, kind: str, namespace: str | None, labels: str = "") -> list[Object]:
-        """Every object of the kind, fetched in pages."""
-        found: list[Object] = []
+    async def pages(self, kind: str, namespace: str | None, labels: str = "") -> AsyncIterator[Sequence[Object]]:
+        """Every object of the kind, a page at a time."""
         query = {"limit": str(_PAGE)} | ({"labelSelector": labels} if labels else {})
         while True:
             page = await self._request("GET", RESOURCES[kind].path(namespace), kind, query=query)
-            found += page.get("items") or []
-            token = (page.get("metadata") or {}).get("continue")
-            if not token:
-                return found
-            query["continue"] = token
+            yield page.get("items") or []
+            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            if not query["continue"]:
+                return
 
     async def apply(self, obj: Object) -> Object:
         """Server-side apply: fields of ours that others changed are taken back."""
@@ -133,15 +156,21 @@ class Kube:
     async def replace(self, obj: Object) -> Object:
         """Replace the object; Conflict when its resourceVersion is not the newest."""
         meta = obj["metadata"]
-        path = RESOURCES[obj["kind"]].path(meta["namespace"], meta["name"])
+        path = RESOURCES[obj["kind"]].path(meta.get("namespace"), meta["name"])
         return await self._request("PUT", path, obj["kind"], query={"fieldManager": FIELD_MANAGER}, body=obj)
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str = "") -> None:
-        """Delete the object, its dependents in the background; no error when it is gone or a namesake took over."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str = "", force: bool = False) -> None:
+        """Delete the object, its dependents in the background; no error when it is gone.
+
+        Conflict when a namesake took over, which the watch is about to tell, or when the server wants it asked again.
+        With ``force`` a pod goes without its node's word that it has ended.
+        """
         body: Object = {"propagationPolicy": "Background"}
+        if force:
+            body["gracePeriodSeconds"] = 0
         if uid:
             body["preconditions"] = {"uid": uid}
-        with contextlib.suppress(NotFound, Conflict):
+        with contextlib.suppress(NotFound):
             await self._request("DELETE", RESOURCES[kind].path(namespace, name), kind, body=body)
 
     async def patch_status(self, kind: str, namespace: str, name: str, patch: Object, resource_version: str) -> Object:
@@ -153,6 +182,19 @@ class Kube:
             kind,
             query={"fieldManager": FIELD_MANAGER},
             body=body,
+            content_type="application/merge-patch+json",
+        )
+
+    async def patch_finalizers(
+        self, kind: str, namespace: str, name: str, finalizers: Sequence[str], resource_version: str
+    ) -> Object:
+        """Replace the finalizers; Conflict when the object has changed since ``resource_version``."""
+        return await self._request(
+            "PATCH",
+            RESOURCES[kind].path(namespace, name),
+            kind,
+            query={"fieldManager": FIELD_MANAGER},
+            body={"metadata": {"resourceVersion": resource_version, "finalizers": [*finalizers]}},
             content_type="application/merge-patch+json",
         )
 
@@ -184,13 +226,16 @@ class Kube:
         try:
             response = await self._api.call_api(method, url, headers, body, _request_timeout=_TIMEOUT)
             status = response.status
+            if status < 500:  # else it may be a gateway's
+                self.clock.learn(response.headers.get("Date"), started)
             data: bytes = await response.read()  # type: ignore[no-untyped-call]
             retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(f"the API server did not answer {method} {path}: {error or type(error).__name__}") from None
         finally:
-            metrics.API_REQUESTS.labels(method, kind, str(status)).inc()
-            metrics.API_SECONDS.labels(method).observe(time.monotonic() - started)
+            verb = "list" if query and "limit" in query else _VERBS[method]
+            metrics.API_REQUESTS.labels(verb, kind, str(status)).inc()
+            metrics.API_SECONDS.labels(verb).observe(time.monotonic() - started)
         if status >= 400:
             raise _error(method, path, status, data, retry_after)
         found: Object = json.loads(data)
@@ -222,9 +267,21 @@ async def connect() -> AsyncIterator[Kube]:
     else:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.connection_pool_maxsize = 64
+    # Proxies are found once, here: told to trust the environment, aiohttp starts a thread for every single request,
+    # which looks for a ~/.netrc.
+    configuration.proxy = configuration.proxy or _proxy(configuration.host)
+    configuration.client_session_kwargs = {"trust_env": False}
     async with client.ApiClient(configuration=configuration) as api:
         api.user_agent = FIELD_MANAGER
         yield Kube(api)
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for this server, by HTTPS_PROXY and NO_PROXY."""
+    parts = urlsplit(url)
+    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def in_cluster() -> bool:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from qednano.api import ConditionType, RunStatus
 from qednano.api.common import OnStall
 from qednano.plan import Action, Verdict
 from qednano_operator.attempts import Failure
-from qednano_operator.conditions import find, is_true, put
+from qednano_operator.conditions import find, is_false, is_true, put
 from qednano_operator.observe import parse_time
 from qednano_operator.subject import Subject
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+def later(moment: datetime, seconds: int) -> datetime:
+    """So many seconds after ``moment``; the end of time where that is beyond it, as it is for a stored year 9999."""
+    try:
+        return moment + timedelta(seconds=seconds)
+    except OverflowError:
+        return _NEVER
+
 
 def active_since(status: RunStatus) -> datetime | None:
-    """When the run started, or was resumed last: the deadline's clock starts afresh then, as a Job's does."""
+    """When the run started, was resumed or got its quota last: the deadline's clock starts afresh then, as a Job's.
+
+    None before the start and while the run waits for quota.
+    """
     start = parse_time(status.start_time)
-    suspended = find(status, ConditionType.SUSPENDED)
-    if start is None or suspended is None or suspended.reason != "Resumed":
-        return start
-    resumed = parse_time(suspended.last_transition_time)
-    return start if resumed is None else max(start, resumed)
+    if start is None or is_false(status, ConditionType.QUOTA_RESERVED):
+        return None
+    suspended, quota = find(status, ConditionType.SUSPENDED), find(status, ConditionType.QUOTA_RESERVED)
+    resumed = suspended if suspended is not None and suspended.reason == "Resumed" else None
+    moments = [parse_time(item.last_transition_time) for item in (resumed, quota) if item is not None]
+    return max([start, *(moment for moment in moments if moment is not None)])
 
 
 def overdue(subject: Subject) -> str:
@@ -38,7 +52,7 @@ def overdue(subject: Subject) -> str:
 def deadline(subject: Subject) -> datetime | None:
     """When the run has been active for too long."""
     seconds, since = subject.spec.limits.active_deadline_seconds, active_since(subject.status)
-    return since + timedelta(seconds=seconds) if seconds and since is not None else None
+    return later(since, seconds) if seconds and since is not None else None
 
 
 def _moved(status: RunStatus) -> datetime | None:
@@ -59,7 +73,7 @@ def stall_time(subject: Subject) -> datetime | None:
     if not seconds or not is_true(status, ConditionType.RUNNING) or _paused(status):
         return None
     moved = _moved(status)
-    return None if moved is None else moved + timedelta(seconds=seconds)
+    return None if moved is None else later(moved, seconds)
 
 
 def _paused(status: RunStatus) -> str:
@@ -110,7 +124,7 @@ def held_reason(status: RunStatus) -> str:
 def expiry(subject: Subject) -> datetime | None:
     """When the ended run is to be deleted; None when it stays."""
     seconds, end = subject.spec.ttl_seconds_after_finished, parse_time(subject.status.completion_time)
-    return None if seconds is None or end is None else end + timedelta(seconds=seconds)
+    return None if seconds is None or end is None else later(end, seconds)
 
 
 def seconds_until(subject: Subject, *moments: datetime | None) -> float | None:

@@ -7,12 +7,15 @@ import json
 from typing import Any
 
 from qednano.api import API_VERSION
+from qednano.api.scheduling import Placement, TopologyMode
 from qednano.job import ResolvedInput, RoleSize, RunConfig
-from qednano.plan import Lifecycle, Role, roles, secrets
+from qednano.plan import Lifecycle, Role, placement_of, roles, secrets
+from qednano_operator import profiles
 from qednano_operator.decision import Defaults, Object
 from qednano_operator.observe import LABEL
-from qednano_operator.subject import Subject, plain
+from qednano_operator.subject import Assignment, Subject, plain
 
+JOB_SET = "jobset.x-k8s.io/v1alpha2"
 PORT, METRICS_PORT, MASTER_PORT = 8000, 9090, 29500
 USER = 65532
 _CONFIG_PATH, _VOLUME = "/etc/qed", "/qed"
@@ -44,7 +47,8 @@ def selector(subject: Subject, role: str) -> str:
     return ",".join(f"{key}={value}" for key, value in wanted.items())
 
 
-def _metadata(subject: Subject, name: str, found: dict[str, str]) -> Object:
+def metadata(subject: Subject, name: str, found: dict[str, str]) -> Object:
+    """Metadata of a run's object, which goes when the run does."""
     owner = {
         "apiVersion": API_VERSION,
         "kind": subject.kind,
@@ -64,7 +68,8 @@ def spec_hash(obj: Object) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sealed(obj: Object) -> Object:
+def sealed(obj: Object) -> Object:
+    """The object with the hash of what may be changed in place, so that a change shows."""
     obj["metadata"]["annotations"] = {LABEL + "spec-hash": spec_hash(obj)}
     return obj
 
@@ -78,7 +83,7 @@ def config_map(subject: Subject) -> Object:
         namespace=subject.namespace,
         uid=subject.uid,
         generation=subject.generation,
-        spec=plain(subject.spec),
+        spec=plain(subject.written),
         inputs={
             item.field: ResolvedInput(name=item.name, uri=item.uri, digest=item.digest)
             for item in subject.status.inputs
@@ -86,23 +91,27 @@ def config_map(subject: Subject) -> Object:
         roles={role.name: RoleSize(replicas=role.replicas) for role in roles(subject.spec)},
     )
     text = json.dumps(config.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True)
-    return _sealed(
+    return sealed(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": _metadata(subject, f"{subject.name}-config", labels(subject)),
-            "data": {"config.json": text},
+            "metadata": metadata(subject, f"{subject.name}-config", labels(subject)),
+            "data": {"config.json": text, **_profile(subject)},
         }
     )
 
 
+def _profile(subject: Subject) -> dict[str, str]:
+    return {profiles.FILE: profiles.to_keep(subject.spec, subject.chosen)} if subject.chosen else {}
+
+
 def service(subject: Subject) -> Object:
     """The headless Service that gives every pod of the run a name, ready or not."""
-    return _sealed(
+    return sealed(
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": _metadata(subject, subject.name, labels(subject)),
+            "metadata": metadata(subject, subject.name, labels(subject)),
             "spec": {
                 "clusterIP": "None",
                 "publishNotReadyAddresses": True,
@@ -122,11 +131,11 @@ def network_policy(subject: Subject) -> Object:
     So servers, weights and the stream are out of other runs' and tenants' reach, where the cluster enforces policies.
     """
     mine = {"matchLabels": {LABEL + "kind": subject.kind, LABEL + "run": subject.name}}
-    return _sealed(
+    return sealed(
         {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": _metadata(subject, subject.name, labels(subject)),
+            "metadata": metadata(subject, subject.name, labels(subject)),
             "spec": {
                 "podSelector": mine,
                 "policyTypes": ["Ingress"],
@@ -197,25 +206,30 @@ def _env(subject: Subject, role: Role, attempt: int, index: int) -> list[Object]
         "VLLM_CACHE_ROOT": f"{_VOLUME}/.cache/vllm",
     }
     name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    return [name, *({"name": key, "value": value} for key, value in values.items()), *_secrets(subject, role)]
+    own = [{"name": item.name, "value": item.value} for item in subject.spec.scheduling.env]
+    return [name, *({"name": key, "value": value} for key, value in values.items()), *_secrets(subject, role), *own]
 
 
 def _secrets(subject: Subject, role: Role) -> list[Object]:
-    """Keys of endpoints, for the workers that ask them, and of the stream, for the trainer too; servers see none."""
-    seen = {"worker": "", "trainer": "stream/"}
-    if role.image not in seen:
-        return []
+    """Keys of endpoints, for the workers that ask them, and of the stream, for the trainer too; the Hub's for all."""
+    seen = {"worker": "", "trainer": "stream/"} if role.lifecycle is Lifecycle.TASK else {}
+    keys = secrets(subject.spec, seen[role.image]) if role.image in seen else ()
+    named = [(item.pod_variable, item) for item in keys]
+    if subject.spec.hub_token is not None:
+        named.append(("HF_TOKEN", subject.spec.hub_token))
     return [
-        {"name": item.pod_variable, "valueFrom": {"secretKeyRef": {"name": item.name, "key": item.key}}}
-        for item in secrets(subject.spec, seen[role.image])
+        {"name": variable, "valueFrom": {"secretKeyRef": {"name": item.name, "key": item.key}}}
+        for variable, item in named
     ]
 
 
-def _resources(role: Role) -> Object:
+def _resources(subject: Subject, role: Role) -> Object:
     asked = role.resources
     limits = {"memory": asked.memory}
     if asked.gpus:
-        limits["nvidia.com/gpu"] = str(asked.gpus)
+        limits[subject.spec.scheduling.gpu_resource] = str(asked.gpus)
+    devices = placement_of(subject.spec, role).extra_resources
+    limits |= {name: str(count) for name, count in devices.items()}
     return {"requests": {"cpu": asked.cpu, **limits}, "limits": limits}
 
 
@@ -242,7 +256,7 @@ def _container(subject: Subject, role: Role, attempt: int, index: int, defaults:
         "command": _command(subject, role, attempt, index),
         "env": _env(subject, role, attempt, index),
         "ports": ports,
-        "resources": _resources(role),
+        "resources": _resources(subject, role),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -260,22 +274,61 @@ def _container(subject: Subject, role: Role, attempt: int, index: int, defaults:
     }
 
 
-def _placement(subject: Subject, defaults: Defaults) -> Object:
-    wish = subject.spec.scheduling
-    found: Object = {}
-    if wish.node_selector:
-        found["nodeSelector"] = dict(wish.node_selector)
-    if wish.tolerations:
-        found["tolerations"] = [
-            {key: value for key, value in item.model_dump(by_alias=True).items() if value} for item in wish.tolerations
-        ]
-    if wish.priority_class_name:
-        found["priorityClassName"] = wish.priority_class_name
+def _placement(subject: Subject, role: Role, attempt: int, defaults: Defaults) -> Object:
+    wish = placement_of(subject.spec, role)
+    assigned = subject.assigned.get(role.name, Assignment())
+    found: Object = {**_affinity(subject, role, attempt), **_chosen(wish, assigned)}
     if defaults.pull_secrets:
         found["imagePullSecrets"] = [{"name": name} for name in defaults.pull_secrets]
     if defaults.service_account:
         found["serviceAccountName"] = defaults.service_account
     return found
+
+
+def _chosen(wish: Placement, assigned: Assignment) -> Object:
+    tolerations = [
+        {key: value for key, value in item.model_dump(by_alias=True).items() if value} for item in wish.tolerations
+    ]
+    tolerations += [dict(item) for item in assigned.tolerations if item not in tolerations]
+    fields = {
+        "nodeSelector": {**wish.node_selector, **assigned.node_selector},
+        "tolerations": tolerations,
+        "priorityClassName": wish.priority_class_name,
+        "runtimeClassName": wish.runtime_class_name,
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+def _affinity(subject: Subject, role: Role, attempt: int) -> Object:
+    """A gang is packed into one topology domain, servers are spread.
+
+    The first pod of a gang may go anywhere: Kubernetes lets a pod pass whose affinity only its like could meet.
+    """
+    wish = subject.spec.scheduling
+    mine = {LABEL + "uid": subject.uid, LABEL + "role": role.name}
+    if wish.spread_key and role.lifecycle is Lifecycle.SERVER:
+        spread = {
+            "maxSkew": 1,
+            "topologyKey": wish.spread_key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": mine},
+        }
+        return {"topologySpreadConstraints": [spread]}
+    if not wish.topology_key or not role.gang or role.replicas < 2:
+        return {}
+    near = {
+        "topologyKey": wish.topology_key,
+        "labelSelector": {"matchLabels": {**mine, LABEL + "attempt": str(attempt)}},
+    }
+    if wish.topology_mode is TopologyMode.REQUIRED:
+        return {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [near]}}}
+    preferred = [{"weight": 100, "podAffinityTerm": near}]
+    return {"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}
+
+
+def _shared_memory(subject: Subject) -> Object:
+    size = subject.spec.scheduling.shared_memory
+    return {"medium": "Memory", **({"sizeLimit": size} if size else {})}
 
 
 def _pod_spec(subject: Subject, role: Role, attempt: int, index: int, defaults: Defaults) -> Object:
@@ -296,10 +349,16 @@ def _pod_spec(subject: Subject, role: Role, attempt: int, index: int, defaults: 
             {"name": "config", "configMap": {"name": f"{subject.name}-config"}},
             {"name": "storage", "persistentVolumeClaim": {"claimName": subject.spec.storage.claim_name}},
             {"name": "tmp", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "shm", "emptyDir": _shared_memory(subject)},
         ],
-        **_placement(subject, defaults),
+        **_placement(subject, role, attempt, defaults),
     }
+
+
+def _pod_metadata(subject: Subject, role: Role, found: dict[str, str]) -> Object:
+    assigned = subject.assigned.get(role.name, Assignment())
+    marks = {"annotations": dict(assigned.annotations)} if assigned.annotations else {}
+    return {"labels": {**assigned.labels, **found, LABEL + "uid": subject.uid}, **marks}
 
 
 def job(subject: Subject, role: Role, attempt: int, index: int, defaults: Defaults) -> Object:
@@ -308,16 +367,16 @@ def job(subject: Subject, role: Role, attempt: int, index: int, defaults: Defaul
     found = labels(subject, role.name, attempt, index)
     pod: dict[str, Any] = _pod_spec(subject, role, attempt, index, defaults)
     pod |= {"restartPolicy": "Never", "hostname": name, "subdomain": subject.name}
-    return _sealed(
+    return sealed(
         {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": _metadata(subject, name, found),
+            "metadata": metadata(subject, name, found),
             "spec": {
                 "backoffLimit": 0,
                 "completions": 1,
                 "parallelism": 1,
-                "template": {"metadata": {"labels": {**found, LABEL + "uid": subject.uid}}, "spec": pod},
+                "template": {"metadata": _pod_metadata(subject, role, found), "spec": pod},
             },
         }
     )
@@ -328,20 +387,53 @@ def stateful_set(subject: Subject, role: Role, attempt: int, defaults: Defaults)
     found = labels(subject, role.name, attempt)
     match = labels(subject, role.name)
     chosen = {key: match[key] for key in (LABEL + "kind", LABEL + "run", LABEL + "role")}
-    return _sealed(
+    return sealed(
         {
             "apiVersion": "apps/v1",
             "kind": "StatefulSet",
-            "metadata": _metadata(subject, server_name(subject, role), found),
+            "metadata": metadata(subject, server_name(subject, role), found),
             "spec": {
                 "replicas": role.replicas,
                 "serviceName": subject.name,
                 "podManagementPolicy": "Parallel",
                 "selector": {"matchLabels": chosen},
                 "template": {
-                    "metadata": {"labels": {**found, LABEL + "uid": subject.uid}},
+                    "metadata": _pod_metadata(subject, role, found),
                     "spec": _pod_spec(subject, role, attempt, 0, defaults),
                 },
+            },
+        }
+    )
+
+
+def job_set(subject: Subject, role: Role, attempt: int, jobs: list[Object]) -> Object:
+    """A gang as one JobSet of its Jobs, one for each rank. It never restarts them: attempts belong to the operator.
+
+    Each rank keeps its host name, so that addresses are the same with and without JobSet; hence its own Service is
+    enough, and the Jobs are not indexed ones, whose pods are renamed.
+    """
+    replicated = [
+        {
+            "name": f"r{index}",
+            "replicas": 1,
+            "template": {
+                "metadata": {"labels": {**one["metadata"]["labels"], LABEL + "uid": subject.uid}},
+                "spec": {**one["spec"], "completionMode": "NonIndexed"},
+            },
+        }
+        for index, one in enumerate(jobs)
+    ]
+    return sealed(
+        {
+            "apiVersion": JOB_SET,
+            "kind": "JobSet",
+            "metadata": metadata(
+                subject, f"{subject.name}-{role.name}-a{attempt}", labels(subject, role.name, attempt)
+            ),
+            "spec": {
+                "failurePolicy": {"maxRestarts": 0},
+                "network": {"enableDNSHostnames": False},
+                "replicatedJobs": replicated,
             },
         }
     )
@@ -351,4 +443,7 @@ def role_objects(subject: Subject, role: Role, attempt: int, defaults: Defaults)
     """Every object of one role in one attempt."""
     if role.lifecycle is Lifecycle.SERVER:
         return [stateful_set(subject, role, attempt, defaults)]
-    return [job(subject, role, attempt, index, defaults) for index in range(role.replicas)]
+    jobs = [job(subject, role, attempt, index, defaults) for index in range(role.replicas)]
+    if role.gang and role.replicas > 1 and defaults.job_sets:
+        return [job_set(subject, role, attempt, jobs)]
+    return jobs

@@ -12,27 +12,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qednano.plan import Verdict, classify, told_exit_code
 from qednano.plan.lifecycle import Action
+from qednano.plan.waiting import IMAGE_MISSING, START_REFUSED
 from qednano_operator.decision import Object
+from qednano_operator.profiles import FILE
 
 LABEL = "qednano.dev/"
-_DISRUPTIONS = {"Evicted", "Preempting", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"}
-_STUCK = {
-    "ErrImagePull": "can't pull its image",
-    "ImagePullBackOff": "can't pull its image",
-    "ErrImageNeverPull": "can't find its image on the node",
-    "InvalidImageName": "has an invalid image name",
-    "CreateContainerConfigError": "can't be configured",
-    "CreateContainerError": "can't be created",
-    "RunContainerError": "can't be started",
-}
+DISRUPTIONS = {"Evicted", "Preempting", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"}
+NO_IMAGE = "ImageUnavailable"
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """A Kubernetes timestamp; None when it is absent or malformed."""
+    """A Kubernetes timestamp; None when it is absent, malformed, or without a zone."""
     try:
-        return datetime.fromisoformat(text) if text else None
+        found = datetime.fromisoformat(text) if text else None
     except ValueError:
         return None
+    return found if found is not None and found.tzinfo is not None else None
 
 
 class LastWords(BaseModel):
@@ -51,13 +46,14 @@ class LastWords(BaseModel):
     message: str = Field(default="", max_length=4096)
     metrics: dict[str, str] = Field(default_factory=dict, max_length=64)
     artifact: Made | None = None
+    inputs: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 
 def last_words(text: str) -> LastWords:
     """Parse a termination message; text that is none (the end of a log) becomes the message."""
     try:
         return LastWords.model_validate(json.loads(text))
-    except (ValueError, ValidationError):
+    except (ValueError, ValidationError, RecursionError):
         lines = [line for line in text.strip().splitlines() if line.strip()]
         return LastWords(message=" ".join(lines[-3:])[-1000:])
 
@@ -86,6 +82,7 @@ class Pod:
     ready: bool
     running: bool
     terminating: bool
+    to_end_by: datetime | None  # when it has to have ended, once it is deleted: its grace period included
     disrupted: bool
     reason: str
     ip: str
@@ -93,6 +90,8 @@ class Pod:
     ended: Ended | None
     last_ended: Ended | None
     trouble: str = ""  # why it does not run, as a phrase
+    stuck: str = ""  # the same in one word, where a person has to put it right
+    image: str = ""  # that it waits for
 
     @property
     def active(self) -> bool:
@@ -120,10 +119,10 @@ class Pod:
     def explanation(self) -> str:
         """A sentence on its end: its own last words where it left some."""
         ended = self.ended
+        if ended and ended.out_of_memory:  # killed in mid-sentence: what it logged last is no reason
+            return f"pod {self.name} needed more memory than its limit; raise resources.memory of {self.role}"
         if ended and ended.words.message:
             return ended.words.message
-        if ended and ended.out_of_memory:
-            return f"pod {self.name} needed more memory than its limit; raise resources.memory of {self.role}"
         if ended and ended.code is not None:
             return f"pod {self.name} ended with exit code {ended.code}"
         return f"pod {self.name} was lost ({self.reason or 'deleted'})"
@@ -144,6 +143,7 @@ class Work:
     failed: str  # why, empty while it has not failed
     ready: int
     spec_hash: str
+    of_set: tuple[str, str] | None = None  # name and uid of the JobSet that makes it anew when it is deleted
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,11 @@ class Observed:
 
     pods: tuple[Pod, ...] = ()
     works: tuple[Work, ...] = ()
+    sets: tuple[Work, ...] = ()  # JobSets, each of the Jobs of a gang
     hashes: dict[tuple[str, str], str] = field(default_factory=dict)
     uids: dict[tuple[str, str], str] = field(default_factory=dict)
     config: str | None = None
+    profile: str = ""  # as it was kept at the start
     strangers: tuple[str, ...] = ()
 
     def role_pods(self, role: str, attempt: int | None = None) -> list[Pod]:
@@ -188,10 +190,25 @@ def _ended(state: dict[str, Any] | None) -> Ended | None:
     )
 
 
-def _trouble(status: dict[str, Any], container: dict[str, Any]) -> str:
-    waiting = (container.get("state") or {}).get("waiting") or {}
-    if waiting.get("reason") in _STUCK:
-        return f"{_STUCK[waiting['reason']]}: {waiting.get('message') or waiting['reason']}"
+def _waiting(container: dict[str, Any]) -> dict[str, Any]:
+    return (container.get("state") or {}).get("waiting") or {}
+
+
+def _stuck(container: dict[str, Any]) -> str:
+    reason = _waiting(container).get("reason")
+    return NO_IMAGE if reason in IMAGE_MISSING else "PodNotStarted" if reason in START_REFUSED else ""
+
+
+def _trouble(status: dict[str, Any], container: dict[str, Any], role: str) -> str:
+    waiting = _waiting(container)
+    reason, said = waiting.get("reason"), waiting.get("message") or ""
+    if reason in IMAGE_MISSING:
+        # A kubelet alternates between the cause and its back-off; the back-off is no news, so it says nothing more.
+        why = "" if reason == "ImagePullBackOff" else f": {said or reason}"
+        remedy = f"push it, or name another in spec.images (it is that of {role}), which may change while it is missing"
+        return f"{IMAGE_MISSING[reason]} {container.get('image') or ''}".rstrip() + f"; {remedy}{why}"
+    if reason in START_REFUSED:
+        return f"{START_REFUSED[reason]}: {said or reason}; it starts by itself once that is there"
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"can't be scheduled: {condition.get('message') or condition.get('reason') or 'no reason given'}"
@@ -224,17 +241,21 @@ def pod_of(obj: Object) -> Pod:
         ready=_is(status, "Ready"),
         running="running" in (container.get("state") or {}),
         terminating=bool(meta.get("deletionTimestamp")),
-        disrupted=bool(meta.get("deletionTimestamp")) or reason in _DISRUPTIONS or _is(status, "DisruptionTarget"),
+        to_end_by=parse_time(meta.get("deletionTimestamp") or ""),
+        disrupted=bool(meta.get("deletionTimestamp")) or reason in DISRUPTIONS or _is(status, "DisruptionTarget"),
         reason=reason,
         ip=status.get("podIP") or "",
         restarts=int(container.get("restartCount") or 0),
         ended=ended,
         last_ended=_ended(container.get("lastState")),
-        trouble=_trouble(status, container),
+        trouble=_trouble(status, container, labels.get(LABEL + "role", "")),
+        stuck=_stuck(container),
+        image=container.get("image") or "",
     )
 
 
-def _work_of(obj: Object) -> Work:
+def _work_of(obj: Object, sets: dict[str, str]) -> Work:
+    """``sets``: uid to name of the run's JobSets."""
     meta, status, labels = obj["metadata"], obj.get("status") or {}, _labels(obj)
     failed = [c for c in status.get("conditions") or [] if c["type"] == "Failed" and c["status"] == "True"]
     return Work(
@@ -245,31 +266,34 @@ def _work_of(obj: Object) -> Work:
         attempt=_number(labels.get(LABEL + "attempt")),
         index=_number(labels.get(LABEL + "index")),
         terminating=bool(meta.get("deletionTimestamp")),
-        complete=_is(status, "Complete"),
+        complete=_is(status, "Completed" if obj["kind"] == "JobSet" else "Complete"),
         failed=(failed[0].get("message") or failed[0].get("reason") or "failed") if failed else "",
         ready=int(status.get("readyReplicas") or 0),
         spec_hash=(meta.get("annotations") or {}).get(LABEL + "spec-hash", ""),
+        of_set=next(((sets[uid], uid) for uid in _owners(obj) if uid in sets), None),
     )
 
 
-def _owned(obj: Object, run_uid: str) -> bool:
-    return any(owner.get("uid") == run_uid for owner in obj["metadata"].get("ownerReferences") or [])
+def _owners(obj: Object) -> list[str]:
+    return [owner.get("uid") or "" for owner in obj["metadata"].get("ownerReferences") or []]
 
 
 def observe(children: Iterable[Object], run_uid: str) -> Observed:
     """Sort a run's children. A pod belongs to the run when its Job or StatefulSet does."""
     objects = list(children)
-    ours = {obj["metadata"]["uid"] for obj in objects if _owned(obj, run_uid)}
+    ours = {obj["metadata"]["uid"] for obj in objects if run_uid in _owners(obj)}
+    sets = {o["metadata"]["uid"]: o["metadata"]["name"] for o in objects if o["kind"] == "JobSet"}
+    gangs: list[Work] = []
     pods: list[Pod] = []
     works: list[Work] = []
     strangers: list[str] = []
     hashes: dict[tuple[str, str], str] = {}
     uids: dict[tuple[str, str], str] = {}
-    config = None
+    config, profile = None, ""
     for obj in objects:
         kind, meta = obj["kind"], obj["metadata"]
-        # A pod whose Job is already gone still carries the run's uid in a label.
-        mine = meta["uid"] in ours or (kind == "Pod" and _labels(obj).get(LABEL + "uid") == run_uid)
+        # A pod whose Job is already gone still carries the run's uid in a label, and so does a Job of a JobSet.
+        mine = meta["uid"] in ours or (kind in ("Pod", "Job") and _labels(obj).get(LABEL + "uid") == run_uid)
         if not mine:
             strangers.append(f"{kind} {meta['name']}")
             continue
@@ -278,7 +302,10 @@ def observe(children: Iterable[Object], run_uid: str) -> Observed:
         if kind == "Pod":
             pods.append(pod_of(obj))
         elif kind in ("Job", "StatefulSet"):
-            works.append(_work_of(obj))
+            works.append(_work_of(obj, sets))
+        elif kind == "JobSet":
+            gangs.append(_work_of(obj, {}))
         elif kind == "ConfigMap":
             config = (obj.get("data") or {}).get("config.json")
-    return Observed(tuple(pods), tuple(works), hashes, uids, config, tuple(strangers))
+            profile = (obj.get("data") or {}).get(FILE, "")
+    return Observed(tuple(pods), tuple(works), tuple(gangs), hashes, uids, config, profile, tuple(strangers))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 from qednano_operator import metrics
@@ -23,11 +25,18 @@ class KeyedQueue(Generic[Key]):
     """De-duplicates keys, delays them, and backs off those whose handling raised.
 
     A key added while it is being handled is handled again afterwards. ``handle`` may raise an error with an
-    attribute ``retry_after`` (seconds) to choose its own wait.
+    attribute ``retry_after`` (seconds) to choose its own wait. ``about`` gives what surrounds the handling of a key:
+    the log's mention of it.
     """
 
-    def __init__(self, handle: Callable[[Key], Awaitable[None]], workers: int = 8) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Key], Awaitable[None]],
+        workers: int = 8,
+        about: Callable[[Key], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
         self._handle = handle
+        self._about = about
         self._workers = workers
         self._ready: deque[Key] = deque()
         self._since: dict[Key, float] = {}  # keys in _ready: since when
@@ -36,6 +45,11 @@ class KeyedQueue(Generic[Key]):
         self._delayed: list[tuple[float, int, Key]] = []
         self._due: dict[Key, float] = {}  # the earliest time in _delayed that counts
         self._failures: dict[Key, int] = {}
+        self._progress = time.monotonic()  # when a worker last took a key or was done with one
+        self._unseen: set[Key] = set()  # keys that caught_up() waits for
+        self._seen = asyncio.Event()
+        self._closed = False  # no worker takes a further key
+        self._idle = asyncio.Event()  # looked at by finish() only
         self._order = itertools.count()
         self._wake = asyncio.Event()
         self._timer_wake = asyncio.Event()
@@ -62,9 +76,26 @@ class KeyedQueue(Generic[Key]):
         heapq.heappush(self._delayed, (due, next(self._order), key))
         self._timer_wake.set()
 
-    def oldest_seconds(self) -> float:
-        """How long the longest waiting key has waited."""
-        return time.monotonic() - min(self._since.values(), default=time.monotonic())
+    def stuck_seconds(self) -> float:
+        """How long keys have waited while no worker took one or was done with one: a long queue alone is not stuck."""
+        now = time.monotonic()
+        return now - max(self._progress, min(self._since.values(), default=now))
+
+    async def caught_up(self) -> None:
+        """Return once every key that waits now has been handled, well or not."""
+        self._unseen = {*self._since, *self._busy}
+        while self._unseen:
+            self._seen.clear()
+            await self._seen.wait()
+
+    async def finish(self, seconds: float) -> None:
+        """Let no worker take a further key, and return when those being handled are done or the time is over."""
+        self._closed = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._busy:
+                    self._idle.clear()
+                    await self._idle.wait()
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -92,10 +123,11 @@ class KeyedQueue(Generic[Key]):
                 continue
 
     async def _take(self) -> Key:
-        while not self._ready:
+        while self._closed or not self._ready:
             self._wake.clear()
             await self._wake.wait()
         key = self._ready.popleft()
+        self._progress = time.monotonic()
         metrics.QUEUE_SECONDS.observe(time.monotonic() - self._since.pop(key))
         metrics.QUEUE_DEPTH.set(len(self._ready))
         return key
@@ -105,21 +137,31 @@ class KeyedQueue(Generic[Key]):
             key = await self._take()
             self._busy.add(key)
             try:
-                await self._handle(key)
-            except Exception as error:
-                self._retry(key, error)
-            else:
-                self._failures.pop(key, None)
+                with self._about(key):
+                    await self._try(key)
             finally:
                 self._busy.discard(key)
+                self._idle.set()
+                self._progress = time.monotonic()
+                self._unseen.discard(key)
+                if not self._unseen:
+                    self._seen.set()
                 if key in self._dirty:
                     self._dirty.discard(key)
                     self.add(key)
+
+    async def _try(self, key: Key) -> None:
+        try:
+            await self._handle(key)
+        except Exception as error:
+            self._retry(key, error)
+        else:
+            self._failures.pop(key, None)
 
     def _retry(self, key: Key, error: Exception) -> None:
         count = self._failures[key] = self._failures.get(key, 0) + 1
         wait = getattr(error, "retry_after", None)
         if wait is None:
             wait = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(count - 1, 16))
-            log.warning("%s: %s; trying again in %.1f s", key, error, wait, exc_info=not hasattr(error, "status"))
+            log.warning("%s; trying again in %.1f s", error or repr(error), wait, exc_info=not hasattr(error, "status"))
         self.add_after(key, wait)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
+from qednano.errors import ConfigError
+from qednano.plan import load_profiles
 from qednano_operator.decision import Defaults
+from qednano_operator.logs import FORMATS
+from qednano_operator.webhook import WebhookSettings
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -29,6 +35,12 @@ class Settings:
     identity: str
     workers: int
     log_level: str
+    log_format: str
+    kueue: bool
+    silence_seconds: float
+    resync_seconds: float
+    settle_seconds: float
+    webhook: WebhookSettings | None = None
 
 
 def own_namespace() -> str:
@@ -62,17 +74,38 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     flag("pull-secrets", "", "names of image pull secrets in the runs' namespaces, with commas between")
     flag("pod-service-account", "", "service account of run pods; the namespace's default when empty")
     flag("network-policies", "true", "whether each run gets a NetworkPolicy of its own", ("true", "false"))
+    flag("kueue", "false", "whether runs may name a LocalQueue of Kueue", ("true", "false"))
+    flag("gpu-hour-price", "", "price of one GPU for an hour, for runs whose profile names none")
+    flag("job-sets", "false", "whether a gang of pods is made as one JobSet where its API is served", ("true", "false"))
+    flag("profiles", "", "YAML file of profiles that runs may name")
     flag("bind", "0.0.0.0", "address for /metrics, /healthz and /readyz")
     flag("port", "8080", "port for /metrics, /healthz and /readyz")
     flag("lease-namespace", "", "namespace of the leader's Lease; the operator's own when empty")
     flag("lease-name", "qednano-operator", "name of the leader's Lease")
+    flag("webhook-port", "0", "port of the admission webhook; none with 0")
+    flag(
+        "webhook-name", "qednano-webhook", "name of its ValidatingWebhookConfiguration, and of its certificate's Secret"
+    )
+    flag("webhook-hosts", "localhost", "DNS names or addresses that it is called by, with commas between")
     flag("leader-election", "true", "whether to elect a leader", ("true", "false"))
     flag("workers", "8", "runs handled at once")
+    flag("silence-seconds", "90", "a watch that tells nothing for so long, bookmarks included, is opened anew")
+    flag("resync-seconds", "600", "time between two comparisons of what the watches told with full lists")
+    flag("settle-seconds", "10", "time that the watches then have to tell what a list showed first")
     flag("log-level", "INFO", "level of the log", ("DEBUG", "INFO", "WARNING", "ERROR"))
+    flag("log-format", "text", "form of the log: text, or json with an object for each line", FORMATS)
     found = parser.parse_args(argv)
-    for name in ("port", "workers"):
+    if found.gpu_hour_price and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", found.gpu_hour_price):
+        parser.error(f"--gpu-hour-price is {found.gpu_hour_price!r}; it must be a decimal such as 2.50")
+    for name in ("port", "workers", "webhook_port", "silence_seconds", "resync_seconds", "settle_seconds"):
         if not getattr(found, name).isdigit():
-            parser.error(f"--{name} is {getattr(found, name)!r}; it must be a whole number")
+            parser.error(f"--{name.replace('_', '-')} is {getattr(found, name)!r}; it must be a whole number")
+    try:
+        profiles = load_profiles(Path(found.profiles)) if found.profiles else {}
+    except ConfigError as error:
+        parser.error(str(error))
+    namespace = found.lease_namespace or own_namespace()
+    hook = WebhookSettings(int(found.webhook_port), found.webhook_name, namespace, _split(found.webhook_hosts))
     return Settings(
         namespaces=_split(found.namespaces),
         defaults=Defaults(
@@ -81,13 +114,22 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             pull_secrets=_split(found.pull_secrets),
             service_account=found.pod_service_account,
             network_policies=found.network_policies == "true",
+            gpu_hour_price=Decimal(found.gpu_hour_price) if found.gpu_hour_price else None,
+            job_sets=found.job_sets == "true",
+            profiles=profiles,
         ),
         bind=found.bind,
         port=int(found.port),
-        lease_namespace=found.lease_namespace or own_namespace(),
+        lease_namespace=namespace,
         lease_name=found.lease_name,
         elect=found.leader_election == "true",
         identity=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
         workers=int(found.workers),
         log_level=found.log_level,
+        log_format=found.log_format,
+        silence_seconds=float(found.silence_seconds),
+        resync_seconds=float(found.resync_seconds),
+        settle_seconds=float(found.settle_seconds),
+        kueue=found.kueue == "true",
+        webhook=hook if hook.port else None,
     )

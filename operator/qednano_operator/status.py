@@ -7,7 +7,9 @@ from typing import Any
 from qednano.api import RunStatus
 from qednano_operator.decision import Object
 
-_QUIET = ("progress", "usage", "message")  # may wait for the next write
+# What is only counted while a run goes on: it may wait, and goes into the next write
+_QUIET = ("progress", "usage", "message", "inputs", "roles", "rolloutReplicas", "selector", "gpus")
+_QUIET_CONDITION = "Scheduled"
 
 
 def _prune(value: Any) -> Any:
@@ -39,6 +41,12 @@ def difference(old: Object, new: Object) -> Object:
     return patch
 
 
-def is_urgent(patch: Object) -> bool:
-    """Whether a patch moves more than numbers that are written at intervals."""
-    return any(key not in _QUIET for key in patch)
+def is_urgent(patch: Object, old: Object) -> bool:
+    """Whether a patch of ``old`` moves the run, or only says how far it is."""
+    if any(key not in (*_QUIET, "conditions") for key in patch):
+        return True
+    return "conditions" in patch and _moving(patch["conditions"]) != _moving(old.get("conditions"))
+
+
+def _moving(conditions: Any) -> list[Any]:
+    return [condition for condition in conditions or () if condition["type"] != _QUIET_CONDITION]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from qednano.api import KINDS, RunStatus
 from qednano.api.common import RunSpec
 from qednano.api.load import explain
+from qednano.plan import misplaced
 from qednano_operator.decision import Object
+from qednano_operator.profiles import Chosen
 
 
 class StatusUnreadable(Exception):
@@ -20,8 +22,20 @@ class StatusUnreadable(Exception):
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """Where the queue that admitted the run puts the pods of one role, beside what the run wishes."""
+
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Object, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """One run. ``spec`` is what it runs with: for a started run the configuration it was started with."""
+    """One run. ``spec`` is what it runs with: for a started run the configuration it was started with, merged with
+    its profile. ``written`` is the same before the merge.
+    """
 
     kind: str
     name: str
@@ -29,8 +43,11 @@ class Subject:
     uid: str
     generation: int
     spec: RunSpec
+    written: RunSpec
+    chosen: Chosen | None
     status: RunStatus
     now: datetime
+    assigned: Mapping[str, Assignment] = field(default_factory=dict)  # role to where it was admitted
 
     @property
     def run_dir(self) -> str:
@@ -63,7 +80,8 @@ def read_spec(kind: str, name: str, spec: Any) -> RunSpec | str:
     mistakes = explain(run_type, value)
     if mistakes:
         return "; ".join(f"{'.'.join(str(part) for part in path)}: {text}" for path, text in mistakes[:5])
-    return run_type.spec_type().model_validate(spec)
+    found = run_type.spec_type().model_validate(spec)
+    return misplaced(found) or found
 
 
 def plain(spec: RunSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from qednano.api import ConditionType, Phase, RunStatus
 from qednano_operator.conditions import find
 from qednano_operator.decision import Event
+from qednano_operator.lineage import LOST
 
 
 def _waiting(before: RunStatus, after: RunStatus) -> Iterator[Event]:
@@ -17,18 +18,39 @@ def _waiting(before: RunStatus, after: RunStatus) -> Iterator[Event]:
         yield Event("InvalidSpec", after.message, warning=True)
 
 
+def _lost(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    old, new = find(before, ConditionType.DEPENDENCIES_READY), find(after, ConditionType.DEPENDENCIES_READY)
+    if new is not None and new.reason == LOST and (old is None or old.message != new.message):
+        yield Event(new.reason, new.message, warning=True)
+
+
 def _accepted(before: RunStatus, after: RunStatus) -> Iterator[Event]:
     old, new = find(before, ConditionType.ACCEPTED), find(after, ConditionType.ACCEPTED)
     if new is None or new.status != "True":
         return
-    if old is None or old.status != "True":
+    if (old is None or old.status != "True") and not _starts(before, after):  # a start says that it was accepted
         yield Event("Accepted", "the spec is valid")
     if new.message and (old is None or old.message != new.message):
         yield Event(new.reason, new.message, warning=True)
 
 
+def _queued(before: RunStatus, after: RunStatus) -> Iterator[Event]:
+    old, new = find(before, ConditionType.QUOTA_RESERVED), find(after, ConditionType.QUOTA_RESERVED)
+    if new is None or new.reason == "Released":
+        return
+    if new.status == "True":
+        if old is None or old.status != "True":
+            yield Event("Admitted", "the quota that the run needs is there")
+    elif old is None or (old.status, old.reason) != (new.status, new.reason):
+        yield Event("Queued", new.message, warning=new.reason not in ("Pending", "QuotaExceeded"))
+
+
+def _starts(before: RunStatus, after: RunStatus) -> bool:
+    return bool(after.start_time) and not before.start_time
+
+
 def _attempts(before: RunStatus, after: RunStatus) -> Iterator[Event]:
-    if after.start_time and not before.start_time:
+    if _starts(before, after):
         yield Event("Starting", f"attempt 1 starts; the run's folder is {after.run_dir}")
     elif after.attempt > before.attempt and after.phase is Phase.RESTARTING:
         yield Event("Restarting", after.message, warning=True)
@@ -68,12 +90,12 @@ def _progressing(before: RunStatus, after: RunStatus) -> Iterator[Event]:
 
 def _refused(before: RunStatus, after: RunStatus) -> Iterator[Event]:
     old, new = find(before, ConditionType.RUNNING), find(after, ConditionType.RUNNING)
-    reasons = ("ObjectRefused", "NameTaken")
+    reasons = ("ObjectRefused", "NameTaken", "ImageUnavailable", "PodNotStarted")
     if new is not None and new.reason in reasons and (old is None or old.message != new.message):
         yield Event(new.reason, new.message, warning=True)
 
 
 def events(kind: str, before: RunStatus, after: RunStatus) -> list[Event]:
     """Events for the change from one status to the next, in the order in which things happened."""
-    rows = (_accepted, _waiting, _attempts, _refused, _scheduling, _progressing, _phases)
+    rows = (_accepted, _waiting, _lost, _queued, _attempts, _refused, _scheduling, _progressing, _phases)
     return [event for row in rows for event in row(before, after)]
