@@ -25,6 +25,7 @@ from qednano.llm.completions import SamplingParams
 from qednano.llm.thinking import written_proof
 from qednano.progress import Reporter
 from qednano.rl.backpressure import Ahead, Pace, room
+from qednano.rl.bill import Bill
 from qednano.rl.curriculum import Curriculum, group_id, undecided
 from qednano.rl.generation import Drawn, request_seed
 from qednano.rl.groups import GroupResult, group_outcome, judge, window_metrics
@@ -61,7 +62,7 @@ class ActorConfig:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the actor works with beside its pool; `cache` and `reference` are optional."""
+    """What the actor works with beside its pool; `cache`, `reference` and `bill` are optional."""
 
     curriculum: Curriculum
     grader: Grader
@@ -70,6 +71,7 @@ class Parts:
     sample_log: SampleLog
     cache: ReasoningCache | None = None
     reference: Rollouts | None = None
+    bill: Bill | None = None
 
 
 class Actor:
@@ -119,6 +121,8 @@ class Actor:
                 task.cancel()
             await asyncio.gather(*running, *done, return_exceptions=True)
             await asyncio.gather(*self._writes, return_exceptions=True)
+            if self.parts.bill is not None:
+                self.parts.bill.save()
             if self.parts.cache is not None:
                 await self.parts.cache.close()
 
@@ -268,6 +272,10 @@ class Actor:
         self._set_rewards(shown)
         if self.parts.curriculum.rates is not None:
             await asyncio.to_thread(self.parts.curriculum.rates.save)
+        used = {}
+        if self.parts.bill is not None:
+            used = self.parts.bill.headlines()
+            await asyncio.to_thread(self.parts.bill.save)
         published = self.outcomes["published"]
         self._reporter.update(
             stage="Sampling" if published or in_flight else "Waiting",
@@ -276,6 +284,7 @@ class Actor:
             total=self.config.max_steps * self.config.pace.problems_per_step,
             metrics={
                 **shown,
+                **used,
                 "tokensPerSecond": sum(tokens for _, tokens in list(self._tokens)[1:]) / span,
                 "servers": servers,
                 "queuedGroups": queued,

@@ -133,11 +133,16 @@ def token_losses(inputs: LossInputs, config: LossConfig) -> TokenLosses:
 def kl_divergence(logprobs: Tensor, reference: Tensor, estimator: str) -> Tensor:
     """Estimates [N] of KL(policy || reference) from the policy's own samples, with d = log reference - log p, |d| <= 5.
 
-    k1: -d, unbiased. k3: exp(d) - d - 1, never negative. Schulman 2020, joschu.net/blog/kl-approx.html.
+    k1: -d, unbiased. k3: exp(d) - d - 1, unbiased too, never negative. Schulman 2020, joschu.net/blog/kl-approx.html.
+
+    The gradient is that of a loss, which an estimate's own gradient need not be: that of -d is on average none at all,
+    as E_p[grad log p] = 0. So k1's is sg(-d) * grad log p, on average the gradient of KL(policy || reference). k3's own
+    is on average that of KL(reference || policy). Tang & Munos, arXiv 2506.09477. Both on policy, token by token.
     """
     d = (reference - logprobs).clamp(-KL_LOG_RATIO_LIMIT, KL_LOG_RATIO_LIMIT)
     if estimator == "k1":
-        return -d
+        estimate = -d.detach()
+        return estimate * (1 + logprobs - logprobs.detach())
     if estimator == "k3":
         return torch.expm1(d) - d
     raise ValueError(f"unknown KL estimator {estimator!r}: use k1 or k3")

@@ -1,4 +1,7 @@
-"""The reference policy of the KL term where the trainer computes it: the model that the run starts from, frozen."""
+"""The reference policy of the KL term where the trainer computes it: the model that the run starts from, frozen.
+
+With adapters that model is in the trainer anyway, below them; without, it is loaded a second time.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from qednano.training.lora import without_adapters
 from qednano.training.model import PolicyOptions, load_policy
 from qednano.training.packing import MicroBatch
 from qednano.training.session import Session
 
 ReferenceLogprobs = Callable[[MicroBatch], Tensor]
 """A micro-batch to the log-probs [N] of its targets."""
+
+
+def reference_policy(session: Session) -> ReferenceLogprobs:
+    """The model that the session started from."""
+    return BelowAdapters(session) if session.engine.policy.lora else ReferencePolicy(session)
 
 
 class ReferencePolicy:
@@ -30,4 +39,23 @@ class ReferencePolicy:
     def __call__(self, batch: MicroBatch) -> Tensor:
         """Log-probs [N] of the batch's targets, at the temperature of sampling."""
         logprobs: Tensor = self._policy(batch, self._temperature)[0]
+        return logprobs
+
+
+class BelowAdapters:
+    """Log-probs of given tokens under the policy without its adapters: no second model in memory."""
+
+    def __init__(self, session: Session) -> None:
+        self._policy, self._temperature = session.engine.policy, session.engine.config.temperature
+
+    @torch.no_grad()
+    def __call__(self, batch: MicroBatch) -> Tensor:
+        """Log-probs [N] of the batch's targets, at the temperature of sampling."""
+        training = self._policy.training
+        self._policy.eval()
+        try:
+            with without_adapters(self._policy):
+                logprobs: Tensor = self._policy(batch, self._temperature)[0]
+        finally:
+            self._policy.train(training)
         return logprobs

@@ -27,13 +27,18 @@ _FAILURES = 20  # of one request, on live servers
 
 
 class Rollouts:
-    """Draws from the pool; use as an async context manager. `waiting(seconds)` is told while there is no server."""
+    """Draws from the pool; use as an async context manager. `waiting(seconds)` is told while there is no server, and
+    `spent(prompt tokens, completion tokens)` after each request, also of one that broke off."""
 
     def __init__(
-        self, pool: Pool, waiting: Callable[[float], None] = lambda _: None, patience: float = PATIENCE_SECONDS
+        self,
+        pool: Pool,
+        waiting: Callable[[float], None] = lambda _: None,
+        patience: float = PATIENCE_SECONDS,
+        spent: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self.pool = pool
-        self._waiting, self._patience = waiting, patience
+        self._waiting, self._patience, self._spent = waiting, patience, spent
         self._clients: dict[str, LlmClient] = {}
         self._live: set[str] = set()
         self._look_again = 0.0
@@ -77,6 +82,7 @@ class Rollouts:
 
     async def _draw(self, prompt_ids: Sequence[int], sampling: SamplingParams, drafts: Sequence[Draft]) -> str:
         server = await self.pool.wait(self._patience, self._waiting)
+        before = [len(draft.token_ids) for draft in drafts]
         try:
             async with self.pool.busy(server):
                 return await self._unless_gone(
@@ -95,6 +101,9 @@ class Rollouts:
             self.pool.distrust(server)
             log.warning("%s does not answer, the request goes elsewhere: %s", server.name, error)
             raise
+        finally:
+            if drawn_now := sum(len(draft.token_ids) for draft in drafts) - sum(before):
+                self._spent(len(prompt_ids) + before[0], drawn_now)
 
     async def _unless_gone(self, server: ServerRecord, drawing: Coroutine[Any, Any, str]) -> str:
         """The answer, or Unavailable once the server has left the pool: a lost node closes no connection."""
@@ -131,7 +140,11 @@ class Rollouts:
 
     async def score(self, prompt: int, ids: Sequence[int]) -> list[float]:
         """Log-probs of `ids` behind their first `prompt` tokens, at temperature 1. Raises as `complete` does."""
-        return await self._somewhere(lambda client: score(self._session, client.base_url, prompt, ids, REQUEST_SECONDS))
+        found = await self._somewhere(
+            lambda client: score(self._session, client.base_url, prompt, ids, REQUEST_SECONDS)
+        )
+        self._spent(len(ids), 1)  # the protocol has no request for no token
+        return found
 
     async def _somewhere(self, ask: Callable[[LlmClient], Awaitable[Answer]]) -> Answer:
         failures = 0

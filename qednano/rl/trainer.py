@@ -22,6 +22,7 @@ from qednano import metrics
 from qednano.errors import DataError
 from qednano.rl import weights
 from qednano.rl.advantages import advantages
+from qednano.rl.broadcast import Broadcaster
 from qednano.rl.losses import LossConfig, LossInputs, kl_divergence, token_losses, token_weights
 from qednano.rl.reference_policy import ReferenceLogprobs
 from qednano.rl.stream import Group, Sample, SampleStream
@@ -127,6 +128,7 @@ def step_documents(groups: Sequence[Group], config: TrainerConfig) -> list[Docum
                     [0.0] * prompt + [weights_of[index]] * length,
                     fields,
                     index=index,
+                    prompt=prompt,
                 )
             )
     return documents
@@ -188,8 +190,10 @@ class Trainer:
         source: SampleStream,
         config: TrainerConfig,
         reference: ReferenceLogprobs | None = None,
+        broadcaster: Broadcaster | None = None,
     ) -> None:
         self.session, self.engine, self.config = session, session.engine, config
+        self.broadcaster = broadcaster
         self.source, self.reference = source, reference
         self.reader = Reader(source, session.context.stopping)
         self.stale_groups = 0
@@ -259,6 +263,9 @@ class Trainer:
         began = time.monotonic()
         export = self.engine.weights()
         if self.engine.rank == 0:
+            if self.broadcaster is not None:
+                self.session.checkpoints.before_publish()
+                self.broadcaster.send(self.engine.step, export)
             weights.publish(
                 self.session.context.run_dir,
                 self.engine.step,

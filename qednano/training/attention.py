@@ -10,22 +10,25 @@ Four ways to the same result, chosen by name (`spec.trainer.attention`):
 - ``BlockMask``: one dense block-diagonal causal mask over the row; quadratic in the row, kept as the plain statement
   of what the others compute.
 
+A prompt that several documents share is in the row once. The masks let what follows it see it; the other two ways put
+its queries, keys and values into each of its documents, so that only attention itself computes it again.
+
 The model calls one function; which way it goes is an object made for each micro-batch, passed to the model's forward.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import embedding_bag, scaled_dot_product_attention
 
 from qednano.errors import ConfigError
+from qednano.training.packing import Layout
 
 IMPLEMENTATION = "qednano_documents"  # the name under which transformers knows the function
 SEGMENTS, FLASH, FLEX, BLOCK_MASK = "Segments", "Flash", "Flex", "BlockMask"
@@ -39,21 +42,90 @@ class DocumentAttention(Protocol):
         """query [1, heads, T, D], key and value [1, kv_heads, T, D] to [1, T, heads, D]."""
 
 
-@dataclass(frozen=True)
-class Segments:
-    """How a row's documents are gathered into padded buckets: (documents, width) of each, one after the other.
+class _Gather(torch.autograd.Function):
+    """Row [T, ...] to places [S, ...]. The gradient of a token is the sum over its places."""
 
-    slots [S]: row token of each slot of all buckets (0 where padding); padding [S] bool; home [T]: slot of each token.
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return row.index_select(0, places.token)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        places, (grad,) = ctx.places, grads
+        if places.copies is None:
+            return grad.index_select(0, places.home), None
+        rows = embedding_bag(places.copies, grad.flatten(1), places.first_copy, mode="sum")
+        return rows.view(-1, *grad.shape[1:]), None
+
+
+class _PutBack(torch.autograd.Function):
+    """Places [S, ...] to the row [T, ...]; what nobody takes from there gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, placed: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return placed.index_select(0, places.home)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        places = ctx.places
+        return grads[0].index_select(0, places.token).masked_fill_(places.unread[:, None, None], 0), None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a row's tokens are put for attention: a token of a shared prompt into each of its documents.
+
+    token [S]: row token of each place (0 where padding); home [T]: the place of each token that its result is taken
+    from; unread [S] bool: all others. With shared prompts, copies: the places of token 0, of token 1, …, and
+    first_copy [T]: where those of each token begin.
     """
 
-    buckets: tuple[tuple[int, int], ...]
-    slots: Tensor
-    padding: Tensor
+    token: Tensor
     home: Tensor
+    unread: Tensor
+    copies: Tensor | None = None
+    first_copy: Tensor | None = None
+
+    def gather(self, row: Tensor) -> Tensor:
+        """[T, ...] to [S, ...]."""
+        found: Tensor = _Gather.apply(row, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def put_back(self, placed: Tensor) -> Tensor:
+        """[S, ...] to [T, ...]."""
+        found: Tensor = _PutBack.apply(placed, self)  # type: ignore[no-untyped-call]
+        return found
 
 
-def segments(lengths: Sequence[int], device: torch.device | None = None) -> Segments:
-    """Plan the buckets of a row whose documents have these lengths."""
+def places(token: Tensor, padding: Tensor, tokens: int, *, copied: bool, device: torch.device | None) -> Places:
+    """Of a row of `tokens` tokens, by the token of each place. `copied`: some tokens have more than one."""
+    real = (~padding).nonzero().squeeze(1)
+    home = torch.empty(tokens, dtype=torch.long)
+    home[token[real].flip(0)] = real.flip(0)  # the first of several places is written last
+    unread = torch.ones_like(padding)
+    unread[home] = False
+    if not copied:
+        return Places(token.to(device), home.to(device), unread.to(device))
+    copies = real[torch.argsort(token[real], stable=True)]
+    counts = torch.bincount(token[real], minlength=tokens)
+    first_copy = counts.cumsum(0) - counts
+    return Places(*(each.to(device) for each in (token, home, unread, copies, first_copy)))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How a row's documents are gathered into padded buckets: (documents, width) of each, one after the other, and the
+    places in them."""
+
+    buckets: tuple[tuple[int, int], ...]
+    places: Places
+
+
+def segments(layout: Layout, device: torch.device | None = None) -> Segments:
+    """Plan the buckets of a row."""
+    origins, lengths = _unshared(layout)
     starts = [0, *accumulate(lengths)]
     longest_first = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     groups: list[list[int]] = []
@@ -68,40 +140,17 @@ def segments(lengths: Sequence[int], device: torch.device | None = None) -> Segm
         slots = torch.tensor([starts[index] for index in group])[:, None] + steps
         all_slots.append(slots.masked_fill(padding, 0).flatten())
         all_padding.append(padding.flatten())
-    slots, padding = torch.cat(all_slots), torch.cat(all_padding)
-    home = torch.empty(starts[-1], dtype=torch.long)
-    real = (~padding).nonzero().squeeze(1)
-    home[slots[real]] = real
+    token, padding = origins[torch.cat(all_slots)], torch.cat(all_padding)
     buckets = tuple((len(group), lengths[group[0]]) for group in groups)
-    return Segments(buckets, slots.to(device), padding.to(device), home.to(device))
+    return Segments(buckets, places(token, padding, sum(layout.lengths), copied=layout.shared, device=device))
 
 
-class _Gather(torch.autograd.Function):
-    """Row [T, ...] to the slots of all buckets [S, ...]; each token has one slot, so backward is a gather too."""
-
-    @staticmethod
-    def forward(ctx: Any, row: Tensor, slots: Tensor, home: Tensor) -> Tensor:
-        ctx.save_for_backward(home)
-        return row.index_select(0, slots)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (home,) = ctx.saved_tensors
-        return grads[0].index_select(0, home), None, None
-
-
-class _PutBack(torch.autograd.Function):
-    """Slots [S, ...] to the row [T, ...]; padding gets no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, slotted: Tensor, slots: Tensor, home: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(slots, padding)
-        return slotted.index_select(0, home)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        slots, padding = ctx.saved_tensors
-        return grads[0].index_select(0, slots).masked_fill_(padding[:, None, None], 0), None, None, None
+def _unshared(layout: Layout) -> tuple[Tensor, list[int]]:
+    """All documents end to end, shared prompts in each of them: the row token of each token; the documents' lengths."""
+    pieces = torch.arange(sum(layout.lengths)).split(list(layout.lengths))
+    documents = layout.documents()
+    origins = torch.cat([pieces[piece] for document in documents for piece in document])
+    return origins, [sum(layout.lengths[piece] for piece in document) for document in documents]
 
 
 @dataclass(frozen=True)
@@ -112,8 +161,7 @@ class SegmentAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         plan = self.plan
-        tokens_first = (x[0].transpose(0, 1) for x in (query, key, value))
-        gathered = [_Gather.apply(x, plan.slots, plan.home) for x in tokens_first]  # type: ignore[no-untyped-call]
+        gathered = [plan.places.gather(x[0].transpose(0, 1)) for x in (query, key, value)]
         outputs = []
         offset = 0
         for bucket in plan.buckets:
@@ -123,7 +171,7 @@ class SegmentAttention:
             outputs.append(out.transpose(1, 2).flatten(0, 1))
             offset += size
         slotted = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return _PutBack.apply(slotted, plan.slots, plan.home, plan.padding)[None]  # type: ignore[no-untyped-call]
+        return plan.places.put_back(slotted)[None]
 
 
 @dataclass(frozen=True)
@@ -139,19 +187,33 @@ class BlockMaskAttention:
 
 @dataclass(frozen=True)
 class FlashDocuments:
-    """The variable-length kernel. boundaries [documents + 1] int32: where each document begins, and the row's end."""
+    """The variable-length kernel. boundaries [documents + 1] int32: where each document begins, and the end of all;
+    shared prompts are put into each document first."""
 
     boundaries: Tensor
     longest: int
+    places: Places | None = None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        if self.places is not None:
+            q, k, v = (self.places.gather(x) for x in (q, k, v))
         ends, most = self.boundaries, self.longest
         out = varlen_attn(q, k, v, ends, ends, most, most, scale=scale, window_size=(-1, 0), enable_gqa=True)
         assert isinstance(out, Tensor)
-        return out[None]
+        return (out if self.places is None else self.places.put_back(out))[None]
+
+
+def _flash(layout: Layout, device: torch.device) -> FlashDocuments:
+    origins, lengths = _unshared(layout)
+    boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    if not layout.shared:
+        return FlashDocuments(boundaries, max(lengths))
+    padding = torch.zeros(len(origins), dtype=torch.bool)
+    put = places(origins, padding, sum(layout.lengths), copied=True, device=device)
+    return FlashDocuments(boundaries, max(lengths), put)
 
 
 @dataclass(frozen=True)
@@ -172,40 +234,45 @@ def _flex(compiled: bool) -> Any:
     return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
 
 
-def _document_of(lengths: Sequence[int], device: torch.device | None) -> Tensor:
-    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device)
+def _piece_of(layout: Layout, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """Of each token its piece, and the piece of the prompt that it continues (its own where there is none)."""
+    lengths = torch.tensor(layout.lengths)
+    own = torch.arange(len(lengths))
+    behind = torch.tensor(layout.behind or [-1] * len(lengths))
+    both = (own, torch.where(behind < 0, own, behind))
+    piece, prompt = (torch.repeat_interleave(each, lengths).to(device) for each in both)
+    return piece, prompt
 
 
-def block_mask(lengths: Sequence[int], device: torch.device | None = None) -> Tensor:
-    """[1, 1, T, T] bool: True where the query (row) may see the key (column): same document, not later."""
-    document = _document_of(lengths, device)
-    same = document[:, None] == document[None, :]
+def block_mask(layout: Layout, device: torch.device | None = None) -> Tensor:
+    """[1, 1, T, T] bool: True where the query (row) may see the key (column): the same document, not later."""
+    piece, prompt = _piece_of(layout, device)
+    same = (piece[:, None] == piece[None, :]) | (prompt[:, None] == piece[None, :])
     return (same & torch.ones_like(same).tril())[None, None]
 
 
-def _flex_mask(lengths: Sequence[int], device: torch.device) -> Any:
+def _flex_mask(layout: Layout, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    document = _document_of(lengths, device)
+    piece, prompt = _piece_of(layout, device)
 
     def same_and_not_later(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (document[query] == document[key]) & (query >= key)
+        return ((piece[query] == piece[key]) | (prompt[query] == piece[key])) & (query >= key)
 
-    total = len(document)
+    total = len(piece)
     return create_block_mask(same_and_not_later, None, None, total, total, device=str(device))
 
 
-def document_attention(name: str, lengths: Sequence[int], device: torch.device) -> DocumentAttention:
-    """Attention of the given way for a row whose documents have these lengths."""
+def document_attention(name: str, layout: Layout, device: torch.device) -> DocumentAttention:
+    """Attention of the given way for a row of this layout."""
     if name == SEGMENTS:
-        return SegmentAttention(segments(lengths, device))
+        return SegmentAttention(segments(layout, device))
     if name == FLASH:
-        boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-        return FlashDocuments(boundaries, max(lengths))
+        return _flash(layout, device)
     if name == FLEX:
-        return FlexDocuments(_flex_mask(lengths, device))
+        return FlexDocuments(_flex_mask(layout, device))
     if name == BLOCK_MASK:
-        return BlockMaskAttention(block_mask(lengths, device))
+        return BlockMaskAttention(block_mask(layout, device))
     raise ValueError(f"{name} is no way to compute attention")
 
 

@@ -23,7 +23,7 @@ from qednano.errors import CheckpointError, NumericGuard, RendezvousError
 from qednano.training.lora import adapters_of, merged, plain_name
 from qednano.training.model import Policy, write_model_folder
 from qednano.training.optim import GuardedAdamW, OptimizerConfig, learning_rate, parameter_groups
-from qednano.training.packing import Document, MicroBatch, collate, deal
+from qednano.training.packing import Document, MicroBatch, bundle, collate, deal
 from qednano.training.state import OptimizerState, Shards, write_shard
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -170,15 +170,24 @@ class TrainingEngine:
         sequence_length: int,
         micro_batch_tokens: int,
     ) -> list[MicroBatch]:
-        """This rank's micro-batches of a step's documents, which every rank gives alike; balanced by what they cost."""
+        """This rank's micro-batches of a step's documents, which every rank gives alike; balanced by what they cost.
+
+        Documents with the same prompt share it, but where ranks share rows.
+        """
+        share = self.sequence.size == 1
+        # Small bundles leave room to balance: a quarter of a row, or of what a rank has to do.
+        total = sum(len(document.tokens) for document in documents)
+        most = min(max(sequence_length, micro_batch_tokens), total // self.shares) // 4 if share else 0
         dealt = deal(
             [len(document.tokens) for document in documents],
             sequence_length=sequence_length,
             micro_batch_tokens=micro_batch_tokens,
             ranks=self.shares,
             cost=self.policy.flops.forward,
+            bundles=bundle(documents, most),
+            prompts=[document.prompt for document in documents],
         )
-        return [collate([documents[index] for index in micro], field_names) for micro in dealt[self.share]]
+        return [collate([documents[index] for index in micro], field_names, share) for micro in dealt[self.share]]
 
     def train_step(self, batches: Sequence[MicroBatch], loss_function: LossFunction) -> StepReport:
         """Forward and backward over this rank's micro-batches, then one update.
@@ -204,7 +213,8 @@ class TrainingEngine:
         totals: dict[str, Tensor] = {}
         parts = []
         for batch in batches:
-            flops = self.policy.flops.training(batch.lengths, len(batch.targets))
+            layout = batch.layout
+            flops = self.policy.flops.training(layout.lengths, len(batch.targets), layout.seen())
             batch = batch.to(self.device)
             # Of this one the gradient is known before the log-probs are: it is made along with them.
             known = -batch.weights if loss_function is negative_log_likelihood else None
@@ -331,3 +341,13 @@ def join_ranks() -> None:
         deepspeed.init_distributed(auto_mpi_discovery=False, timeout=RENDEZVOUS_TIMEOUT)
     except (RuntimeError, TimeoutError) as error:
         raise RendezvousError(f"the trainer's ranks did not find one another: {error}") from None
+
+
+def leave_ranks() -> None:
+    """Take the process group down, once no rank needs another any more.
+
+    Left to the interpreter's end, the threads of gloo are now and then destroyed while they run, and the process of a
+    trainer that has done its work ends with SIGABRT.
+    """
+    if dist.get_world_size() > 1:
+        dist.destroy_process_group()

@@ -37,17 +37,22 @@ class ModelFlops:
     per_target: float
     trained: bool = True  # False: weights are frozen (adapters), their gradients are not computed
 
-    def forward(self, length: int, targets: int = 0) -> float:
-        """A document of `length` tokens under causal attention, `targets` of them predicted."""
-        return self.per_token * length + self.per_pair * length * (length + 1) / 2 + self.per_target * targets
+    def forward(self, length: int, targets: int = 0, seen: int = 0) -> float:
+        """A document of `length` tokens under causal attention, `targets` of them predicted; or what goes on behind a
+        shared prompt of `seen` tokens."""
+        pairs = length * seen + length * (length + 1) / 2
+        return self.per_token * length + self.per_pair * pairs + self.per_target * targets
 
-    def training(self, lengths: Sequence[int], targets: int) -> float:
+    def training(self, lengths: Sequence[int], targets: int, seen: Sequence[int] = ()) -> float:
         """Forward and backward: the backward pass costs twice the forward (once where weights are frozen).
+
+        `seen`: as in `forward`, for each length.
 
         Activations computed a second time don't count, so that the figure is MFU (model FLOPs utilisation as in PaLM,
         arXiv 2204.02311, appendix B, with attention counted for the causal half only): MFU = this / seconds / peak.
         """
-        forward = sum(self.forward(length) for length in lengths) + self.per_target * targets
+        pieces = zip(lengths, seen or [0] * len(lengths), strict=True)
+        forward = sum(self.forward(length, seen=prompt) for length, prompt in pieces) + self.per_target * targets
         return forward * (3 if self.trained else 2)
 
 

@@ -6,12 +6,13 @@ An adapted layer `x` has parameters `x.base_layer.weight`, `x.lora_A.default.wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qednano.errors import ConfigError
 
@@ -57,6 +58,24 @@ def add_adapters(causal_lm: PreTrainedModel, config: LoraConfig, seed: int) -> N
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.to(causal_lm.dtype)
+
+
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """The model as it was before adapters were put into it, while the block runs.
+
+    Not through peft's `enable_adapters`: it also switches `requires_grad`, on which DeepSpeed's hooks hang.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for module in adapted:
+        module._disable_adapters = True
+    try:
+        yield
+    finally:
+        for module in adapted:
+            module._disable_adapters = False
 
 
 def plain_name(name: str) -> str | None:

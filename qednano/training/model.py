@@ -17,7 +17,7 @@ from qednano.training import attention
 from qednano.training.flops import model_flops
 from qednano.training.logprobs import LogProbHead
 from qednano.training.lora import LoraConfig, add_adapters
-from qednano.training.packing import MicroBatch
+from qednano.training.packing import Layout, MicroBatch
 from qednano.training.sequence import ALONE, SequenceGroup, SharedAttention, assemble, check_heads
 from qednano.training.thrifty import make_thrifty
 
@@ -108,13 +108,14 @@ class Policy(nn.Module):
         `coefficients` [N]: see `chunked_logprobs`.
         """
         device, sequence = batch.input_ids.device, self.sequence
-        input_ids, position_ids, lengths = batch.input_ids, batch.position_ids, batch.lengths
+        input_ids, position_ids, layout = batch.input_ids, batch.position_ids, batch.layout
         if more := sequence.padding(batch.tokens):
-            lengths = (*lengths, more)  # a document of its own, so that nobody sees it
+            layout = Layout((*layout.lengths, more))  # a document of its own, so that nobody sees it
             input_ids, position_ids = (nn.functional.pad(x, (0, more)) for x in (input_ids, position_ids))
-        attend = attention.document_attention(self.attention_name, lengths, device)
-        start, end = sequence.bounds(sum(lengths))
+        attend = attention.document_attention(self.attention_name, layout, device)
+        start, end = sequence.bounds(sum(layout.lengths))
         if sequence.size > 1:
+            assert not batch.layout.shared, "ranks that share rows can't share prompts too"
             attend = SharedAttention(attend, sequence)
         # Around checkpointed layers the only tensors autograd still saves are their inputs.
         away = torch.autograd.graph.save_on_cpu(pin_memory=device.type == "cuda") if self.offload else nullcontext()

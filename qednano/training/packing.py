@@ -1,15 +1,18 @@
 """Documents to rows to micro-batches, with no padding and nothing shared between documents.
 
-A *document* is one prompt with one completion. *Best-fit* packing, each document into the fullest row that still
-holds it, says how few micro-batches a step needs; documents are then spread over them by cost, which is quadratic in
-their length. Inside a micro-batch documents lie end to end in one flat row, so no padding exists; positions start at
-0 in each document, and `attention` never crosses their boundaries.
+A *document* is one prompt with one completion. Documents with the same prompt may share it: it is laid down once, and
+each completion goes on behind it, so that a group of RL samples pays for its prompt once. *Best-fit* packing, each
+document into the fullest row that still holds it, says how few micro-batches a step needs; documents are then spread
+over them by cost, which is quadratic in their length. Inside a micro-batch documents lie end to end in one flat row,
+so no padding exists; positions start at 0 in each document (behind a shared prompt: at its end), and `attention` never
+crosses their boundaries.
 This module knows nothing of models, losses or tokenizers.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,12 +27,14 @@ class Document:
     """Token ids and, per token, how much predicting it counts: 0 for the prompt.
 
     `fields` holds further numbers per token (behaviour log-probs, advantages); `index` says which sample it is.
+    `prompt`: so many first tokens, all of weight 0, may be shared with documents that begin with the same ones.
     """
 
     tokens: Sequence[int]
     weights: Sequence[float]
     fields: dict[str, Sequence[float]] = field(default_factory=dict)
     index: int = 0
+    prompt: int = 0
 
     def __post_init__(self) -> None:
         lengths = {len(self.weights), *(len(values) for values in self.fields.values())}
@@ -38,19 +43,54 @@ class Document:
                 f"document {self.index} has {len(self.tokens)} tokens but {sorted(lengths)} weights or fields; "
                 "every token needs one of each, and a document needs a token"
             )
+        if self.prompt and (self.prompt >= len(self.tokens) or any(self.weights[: self.prompt])):
+            raise DataError(
+                f"document {self.index} has a prompt of {self.prompt} of its {len(self.tokens)} tokens; something must "
+                "follow it, and its tokens must weigh 0"
+            )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Pieces of a row, end to end: whole documents, shared prompts and what goes on behind them.
+
+    `lengths` of the pieces; `behind`: for each piece the earlier piece (a shared prompt) that it continues, or -1. All
+    tokens of a piece see that prompt, and the piece itself causally. Empty `behind`: every piece is a document.
+    """
+
+    lengths: tuple[int, ...]
+    behind: tuple[int, ...] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Whether any prompt is shared."""
+        return bool(self.behind)
+
+    def documents(self) -> list[tuple[int, ...]]:
+        """Of each document its one or two pieces, in the order of the row."""
+        if not self.behind:
+            return [(piece,) for piece in range(len(self.lengths))]
+        prompts = set(self.behind)
+        own = [piece for piece in range(len(self.lengths)) if piece not in prompts]
+        return [(piece,) if self.behind[piece] < 0 else (self.behind[piece], piece) for piece in own]
+
+    def seen(self) -> list[int]:
+        """Of each piece how many tokens of a shared prompt it sees."""
+        return [0 if at < 0 else self.lengths[at] for at in self.behind] or [0] * len(self.lengths)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """Documents end to end. T tokens, N of them predicted with a weight that isn't 0.
 
-    input_ids, position_ids: [1, T]; lengths: of the documents, in order; predictors: [N] positions in 0..T-1 whose
-    hidden state predicts targets [N]; weights [N]; sample [N]: which document (`Document.index`); fields: [N] each.
+    input_ids, position_ids: [1, T]; layout: which tokens of the row see one another; predictors: [N] positions in
+    0..T-1 whose hidden state predicts targets [N]; weights [N]; sample [N]: which document (`Document.index`); fields:
+    [N] each.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    lengths: tuple[int, ...]
+    layout: Layout
     predictors: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
@@ -66,7 +106,12 @@ class MicroBatch:
         """The same batch on a device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         fields = {name: value.to(device) for name, value in self.fields.items()}
-        return MicroBatch(**moved, lengths=self.lengths, fields=fields)
+        return MicroBatch(**moved, layout=self.layout, fields=fields)
+
+    def documents(self) -> list[torch.Tensor]:
+        """The token ids of each document, its prompt included."""
+        pieces = self.input_ids[0].split(list(self.layout.lengths))
+        return [torch.cat([pieces[each] for each in document]) for document in self.layout.documents()]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -99,13 +144,16 @@ def deal(
     micro_batch_tokens: int,
     ranks: int = 1,
     cost: Callable[[int], float] = float,
+    bundles: Sequence[Sequence[int]] | None = None,
+    prompts: Sequence[int] = (),
 ) -> list[list[list[int]]]:
     """For each rank its micro-batches, each a list of document indices.
 
     All ranks get equally many micro-batches (possibly empty ones), since collectives inside forward and backward
     must match. There are as few as best-fit packing needs; documents are spread over them by `cost` (of a document
     of so many tokens), the dearest first, and micro-batches of like cost run at the same time. A micro-batch holds
-    at most `micro_batch_tokens`, or one row of `sequence_length` where that is more.
+    at most `micro_batch_tokens`, or one row of `sequence_length` where that is more. The documents of each of
+    `bundles` stay together and share their prompt, of so many tokens as `prompts` says of each document.
     """
     longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
     if longest is not None and lengths[longest] > sequence_length:
@@ -113,15 +161,48 @@ def deal(
             f"document {longest} has {lengths[longest]} tokens; a row holds {sequence_length} (sequenceLength)"
         )
     capacity = max(sequence_length, micro_batch_tokens)
-    rows = pack(lengths, capacity)
-    costs = [cost(length) for length in lengths]
+    together = [[index] for index in range(len(lengths))] if bundles is None else bundles
+    saved = [(len(bundle) - 1, prompts[bundle[0]]) if len(bundle) > 1 else (0, 0) for bundle in together]
+    sizes = [sum(lengths[i] for i in bundle) - n * p for bundle, (n, p) in zip(together, saved, strict=True)]
+    costs = [
+        sum(cost(lengths[i]) for i in bundle) - (n * cost(p) if n else 0.0)
+        for bundle, (n, p) in zip(together, saved, strict=True)
+    ]
+    rows = pack(sizes, capacity)
     count = max(1, -(-len(rows) // ranks)) * ranks
-    micros = _spread(lengths, costs, capacity, count) or rows + [[] for _ in range(count - len(rows))]
+    micros = _spread(sizes, costs, capacity, count) or rows + [[] for _ in range(count - len(rows))]
     micros.sort(key=lambda micro: -sum(costs[index] for index in micro))
     rounds = [micros[start : start + ranks] for start in range(0, count, ranks)]
     # Every other round is dealt backwards, so that no rank always has the dearest micro-batch.
     dealt = [(round_ if turn % 2 == 0 else round_[::-1]) for turn, round_ in enumerate(rounds)]
-    return [[sorted(round_[rank]) for round_ in dealt] for rank in range(ranks)]
+    return [
+        [sorted(index for unit in round_[rank] for index in together[unit]) for round_ in dealt]
+        for rank in range(ranks)
+    ]
+
+
+def bundle(documents: Sequence[Document], most: int) -> list[list[int]]:
+    """Indices of documents, those that share a prompt together: at most `most` tokens, or one document, in a bundle."""
+    bundles: list[list[int]] = []
+    open_bundles: dict[bytes, tuple[list[int], int]] = {}  # by prompt: the newest bundle and its tokens
+    for index, document in enumerate(documents):
+        length = len(document.tokens)
+        if not document.prompt:
+            bundles.append([index])
+            continue
+        key = _prompt_key(document)
+        found, size = open_bundles.get(key, ([], 0))
+        if found and size + length - document.prompt <= most:
+            found.append(index)
+            open_bundles[key] = (found, size + length - document.prompt)
+        else:
+            bundles.append([index])
+            open_bundles[key] = (bundles[-1], length)
+    return bundles
+
+
+def _prompt_key(document: Document) -> bytes:
+    return np.asarray(document.tokens[: document.prompt], dtype=np.int64).tobytes()
 
 
 def _spread(lengths: Sequence[int], costs: Sequence[float], capacity: int, count: int) -> list[list[int]] | None:
@@ -144,27 +225,63 @@ def _spread(lengths: Sequence[int], costs: Sequence[float], capacity: int, count
     return micros
 
 
-def collate(documents: Sequence[Document], field_names: Sequence[str] = ()) -> MicroBatch:
-    """Lay documents end to end. With none, one token of weight 0: it keeps a rank in step with the others."""
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens `start` to `end` of a document, behind the piece of that number (-1: behind nothing)."""
+
+    document: Document
+    start: int
+    end: int
+    behind: int = -1
+
+
+def _pieces(documents: Sequence[Document], share: bool) -> list[_Piece]:
+    keys = [_prompt_key(document) if share and document.prompt else None for document in documents]
+    count = Counter(keys)
+    prompts: dict[bytes, int] = {}
+    pieces: list[_Piece] = []
+    for document, key in zip(documents, keys, strict=True):
+        if key is None or count[key] == 1:
+            pieces.append(_Piece(document, 0, len(document.tokens)))
+            continue
+        if key not in prompts:
+            prompts[key] = len(pieces)
+            pieces.append(_Piece(document, 0, document.prompt))
+        pieces.append(_Piece(document, document.prompt, len(document.tokens), prompts[key]))
+    return pieces
+
+
+def collate(documents: Sequence[Document], field_names: Sequence[str] = (), share: bool = False) -> MicroBatch:
+    """Lay documents end to end; with `share`, a prompt that several begin with only once.
+
+    With no documents, one token of weight 0: it keeps a rank in step with the others.
+    """
     documents = documents or [Document([0], [0.0], {name: [0.0] for name in field_names})]
-    lengths = [len(document.tokens) for document in documents]
-    tokens = np.concatenate([np.asarray(document.tokens, dtype=np.int64) for document in documents])
-    weights = np.concatenate([np.asarray(document.weights, dtype=np.float64) for document in documents])
+    pieces = _pieces(documents, share)
+    lengths = [piece.end - piece.start for piece in pieces]
     starts = np.cumsum([0, *lengths[:-1]])
-    predicted = weights != 0
-    predicted[starts] = False  # nobody predicts a document's first token
-    places = np.flatnonzero(predicted)
+    ends = starts + lengths
+    behind = np.array([piece.behind for piece in pieces])
+
+    def joined(values: Callable[[Document], Sequence[float]], dtype: type) -> np.ndarray:
+        return np.concatenate([np.asarray(values(p.document)[p.start : p.end], dtype=dtype) for p in pieces])
+
+    tokens = joined(lambda document: document.tokens, np.int64)
+    weights = joined(lambda document: document.weights, np.float64)
+    predictors = np.arange(len(tokens)) - 1
+    predictors[starts] = np.where(behind < 0, -1, ends[behind] - 1)
+    places = np.flatnonzero((weights != 0) & (predictors >= 0))  # nobody predicts a document's first token
     fields = {
-        name: np.concatenate([np.asarray(document.fields[name], dtype=np.float64) for document in documents])[places]
-        for name in field_names
+        name: joined(lambda document, name=name: document.fields[name], np.float64)[places] for name in field_names
     }
+    first = [piece.start for piece in pieces]
     return MicroBatch(
         input_ids=torch.from_numpy(tokens)[None],
-        position_ids=torch.from_numpy(np.arange(len(tokens)) - np.repeat(starts, lengths))[None],
-        lengths=tuple(lengths),
-        predictors=torch.from_numpy(places - 1),
+        position_ids=torch.from_numpy(np.arange(len(tokens)) - np.repeat(starts - first, lengths))[None],
+        layout=Layout(tuple(lengths), tuple(behind.tolist()) if (behind >= 0).any() else ()),
+        predictors=torch.from_numpy(predictors[places]),
         targets=torch.from_numpy(tokens[places]),
         weights=torch.from_numpy(weights[places].astype(np.float32)),
-        sample=torch.from_numpy(np.repeat([document.index for document in documents], lengths)[places]),
+        sample=torch.from_numpy(np.repeat([piece.document.index for piece in pieces], lengths)[places]),
         fields={name: torch.from_numpy(values.astype(np.float32)) for name, values in fields.items()},
     )

@@ -22,7 +22,7 @@ from qednano.errors import ArtifactError, NumericGuard, Stopped
 from qednano.job import JobContext, Outcome
 from qednano.plan.evaluations import chooses
 from qednano.training.checkpoint import Checkpoint, Checkpoints, seed_generators, step_of
-from qednano.training.engine import EngineConfig, LossFunction, StepReport, TrainingEngine, join_ranks
+from qednano.training.engine import EngineConfig, LossFunction, StepReport, TrainingEngine, join_ranks, leave_ranks
 from qednano.training.export import export_checkpoint, exported_steps, prune_exports, write_origin
 from qednano.training.flops import peak_flops
 from qednano.training.lora import LoraConfig
@@ -87,12 +87,11 @@ class Session:
         tokenizer = load_tokenizer(self.model_folder)
         micros = []
         for batch, loss in zip(batches, self.engine.losses, strict=True):
-            documents = batch.input_ids[0].split(list(batch.lengths))
             numbers = {name: value.tolist() for name, value in {**batch.fields, "weights": batch.weights}.items()}
             micros.append(
                 {
                     "loss": repr(loss),
-                    "documents": [{"text": tokenizer.decode(ids), "tokens": ids.tolist()} for ids in documents],
+                    "documents": [{"text": tokenizer.decode(ids), "tokens": ids.tolist()} for ids in batch.documents()],
                     "sample": batch.sample.tolist(),
                     "targets": batch.targets.tolist(),
                     **{name: [repr(value) for value in values] for name, values in numbers.items()},
@@ -143,7 +142,7 @@ class Session:
             export_checkpoint(run_dir, checkpoint)
         evaluated = {step for step in exported_steps(run_dir) if self._evaluated(step)}
         prune_exports(run_dir, kept, evaluated)
-        self.context.reporter.update(exports=exported_steps(run_dir))
+        self.context.reporter.update(exports=exported_steps(run_dir), checkpointed=time.time())
 
     def _evaluated(self, step: int) -> bool:
         """Whether an evaluation of the spec is of this step."""
@@ -237,6 +236,7 @@ class Session:
                 self.checkpoints.before_publish()
                 publish(folder, final)
             any_rank([False], self.engine.device)  # no rank leaves before the artifact is there
+        leave_ranks()
         return Outcome(message, numbers, final)
 
 
@@ -294,6 +294,7 @@ def open_session(
     folder = model_folder()
     check_model_folder(folder)
     steps = total_steps if isinstance(total_steps, int) else total_steps(folder)
+    context.reporter.update(total=steps)
     precision, seed = str(trainer.precision), int(context.config.spec.get("seed", 0))
     policy = load_policy(
         folder,
