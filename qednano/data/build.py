@@ -6,8 +6,6 @@ at any moment goes on from the last complete shard, and what comes out has the s
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qednano import __version__, artifacts, metrics
+from qednano import artifacts, metrics
 from qednano.api.proofdataset import KeepTogether, ProofDatasetSpec
 from qednano.data import shards
 from qednano.data.card import card
 from qednano.data.pipeline import Outcome, run_stages
 from qednano.data.publish import publish
 from qednano.data.report import stage_metrics, write_reports
+from qednano.data.reuse import fingerprint, take
 from qednano.data.schema import SCHEMA, ProblemRow
 from qednano.data.shards import Build
 from qednano.data.sources import HELD_OUT, TRAIN, Pins, generated_rows, origin, pins, rows_of
@@ -49,6 +47,8 @@ class SplitPlan:
 def build_dataset(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.Manifest:
     """Make `artifact/` of a ProofDataset, or finish what an earlier attempt began; returns its manifest.
 
+    What an equal dataset of the namespace has made is taken instead (`qednano.data.reuse`).
+
     Then push it to the Hub, if the spec says so. Raises DataError (a file, line or column; too few problems),
     ConfigError, Unavailable, Stopped, Fenced.
     """
@@ -62,8 +62,13 @@ def build_dataset(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.
 
 def _made(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.Manifest:
     build.reporter.update(stage="inputs", unit="problem")
-    inputs = pins(spec)
-    _open_work(build, spec, inputs)
+    inputs = {**pins(spec), **build.models}
+    plain = spec.model_dump(mode="json", by_alias=True)
+    taken = take(plain, name, inputs, build)
+    if taken is not None:
+        shutil.rmtree(build.work, ignore_errors=True)
+        return taken
+    _open_work(build, fingerprint(plain, inputs))
     plans, stages = _plans(spec, inputs, build)
     total = sum(plan.count for plan in plans)
     if stages is None:
@@ -78,21 +83,14 @@ def _made(spec: ProofDatasetSpec, name: str, build: Build) -> artifacts.Manifest
     return _close(spec, name, inputs, plans, stages, build)
 
 
-def _open_work(build: Build, spec: ProofDatasetSpec, inputs: Pins) -> None:
+def _open_work(build: Build, made_from: str) -> None:
     """Keep the shards of an earlier attempt only if they were made from the same inputs by the same code."""
-    what = {"sources", "stages", "splits", "seed", "keep_together"}
-    made_from = {
-        "spec": spec.model_dump(mode="json", by_alias=True, include=what),
-        "inputs": inputs,
-        "code": [__version__, pa.__version__],
-    }
-    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     mark = build.work / "made-from"
-    if mark.exists() and mark.read_text() == fingerprint:
+    if mark.exists() and mark.read_text() == made_from:
         return
     build.check_fence()
     shutil.rmtree(build.work, ignore_errors=True)
-    artifacts.write_atomic(mark, fingerprint)
+    artifacts.write_atomic(mark, made_from)
 
 
 def _plans(spec: ProofDatasetSpec, inputs: Pins, build: Build) -> tuple[list[SplitPlan], Outcome | None]:

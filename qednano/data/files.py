@@ -23,8 +23,8 @@ from fsspec.compression import compr
 from fsspec.core import strip_protocol
 from fsspec.utils import infer_compression
 
-from qednano.api.language import SecretKey
 from qednano.api.proofdataset import ObjectStore
+from qednano.api.secret import SecretKey
 from qednano.data.columns import Record
 from qednano.errors import ConfigError, DataError, Unavailable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -36,6 +36,8 @@ class Build:
     check_stop: Callable[[], None]  # raises Stopped
     check_fence: Callable[[], None]  # raises Fenced
     open_models: Models = _no_models  # the models of the spec by their field's path, as often as they are needed
+    models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # input to what pins the model served from it
+    others: Path | None = None  # the folder of the namespace's ProofDatasets; None looks at no other
 
     @property
     def work(self) -> Path:

@@ -9,12 +9,12 @@ from pathlib import Path
 from qednano.api import EvalRunSpec
 from qednano.api.language import ChatSampling
 from qednano.api.scaffold import ScaffoldModel
-from qednano.artifacts import read_manifest
-from qednano.errors import ArtifactError, ConfigError
+from qednano.artifacts import digest_of
+from qednano.errors import ConfigError
 from qednano.evals.run import Contender
-from qednano.evals.served import Conversations, ServedModel
 from qednano.evals.tree import JUDGE, SOLVER, SUMMARISER, VERIFIER, Asked
 from qednano.llm.chat import ChatModel, ChatParams
+from qednano.llm.served import Conversations, ServedModel
 
 Cast = Callable[[Contender, Conversations], Mapping[str, Asked]]
 
@@ -60,13 +60,7 @@ def identity_of(uri: str) -> str:
 
     So calls of a run that was moved are found again, and those of other weights at the same place are not.
     """
-    folder = Path(uri.removeprefix("file://"))
-    for candidate in (folder, folder.parent):
-        try:
-            return read_manifest(candidate).digest
-        except (ArtifactError, OSError):
-            continue
-    return uri
+    return digest_of(Path(uri.removeprefix("file://"))) or uri
 
 
 def _check_prices(spec: EvalRunSpec) -> None:

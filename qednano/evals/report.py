@@ -1,34 +1,28 @@
 """The report of an evaluation: one HTML file that needs nothing else, made from the artifact it lies in.
 
-All text of models, problems and graders is escaped; the page's own policy runs no script but the two that set
-formulas, which it names by their hashes. `qednano view` shows the rest: every proof, its calls and its thinking.
+All text of models, problems and graders is escaped. `qednano view` shows the rest: all proofs, calls and thinking.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from qednano.artifacts import write_atomic
 from qednano.evals.reader import EvaluationReader
 from qednano.evals.scores import Scores
 from qednano.pages.charts import pass_chart
 from qednano.pages.details import details_of
+from qednano.pages.standalone import standalone
 from qednano.pages.templates import environment, percent, points
 
 MOST_PROOFS = 24  # embedded in full, up to
 LONGEST_PROOF = 40_000  # characters each
 MOST_PROBLEMS = 1_000  # rows of the table
 _HERE = Path(__file__).parent
-_PAGES = _HERE.parent / "pages"
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ def render(folder: Path, about: About) -> str:
         longest=LONGEST_PROOF,
         most=MOST_PROBLEMS,
     )  # fmt: skip
-    return _page(about.name, body, with_formulas='<span class="math' in body)
+    return standalone(f"{about.name}: evaluation", body)
 
 
 def choose_examples(reader: EvaluationReader, names: Sequence[str], of_each: int = 2) -> list[Example]:
@@ -138,35 +132,3 @@ def _headline(scores: Mapping[str, Any]) -> str:
         for name, item in scores["comparisons"].items()
     ]
     return f"{text} on {scores['problems']} problems" + (f": {' and '.join(gains)}." if gains else ".")
-
-
-def _page(title: str, body: str, with_formulas: bool) -> str:
-    """The body with styles, fonts and scripts inside, and a policy that allows just those."""
-    style = (_PAGES / "look.css").read_text()
-    scripts = []
-    if with_formulas:
-        style = _katex_style() + style
-        scripts = [(_PAGES / name).read_text() for name in ("katex/katex.min.js", "math.js")]
-    allowed = " ".join(map(_source, scripts)) or "'none'"
-    return environment(_HERE).get_template("report_page.html.j2").render(
-        title=title,
-        policy=f"default-src 'none'; script-src {allowed}; style-src {_source(style)}; font-src data:; base-uri 'none'",
-        style=Markup(style),
-        scripts=[Markup(script) for script in scripts],
-        body=Markup(body),
-    )  # fmt: skip
-
-
-def _source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _katex_style() -> str:
-    """KaTeX's style sheet with its fonts inside; of each font the one format that every browser reads."""
-    style = (_PAGES / "katex/katex.min.css").read_text()
-
-    def inside(match: re.Match[str]) -> str:
-        font = base64.b64encode((_PAGES / "katex" / match.group(1)).read_bytes()).decode()
-        return f'src:url(data:font/woff2;base64,{font}) format("woff2")}}'
-
-    return re.sub(r"src:url\((fonts/[A-Za-z0-9_-]+\.woff2)\)[^}]*\}", inside, style)

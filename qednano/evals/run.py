@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from qednano.evals.parts import Fence, Part, parts, rows_of, shard_of
 from qednano.evals.scaffolds import Scaffold, Solution
 from qednano.evals.scaffolds.interface import Solve
 from qednano.evals.scores import SampleRow
-from qednano.evals.served import Conversations
-from qednano.evals.tree import Asked, Bench, BranchFailed, Limits, Node, Sample
+from qednano.evals.tree import SOLVER, Asked, Bench, BranchFailed, Limits, Node, Sample
 from qednano.grading.health import GraderHealth
 from qednano.grading.interface import FULL_SCORE, Grade, Grader
 from qednano.grading.patience import obtain_grade
 from qednano.jsonl import RowWriter
+from qednano.llm.served import Conversations
 from qednano.progress import Reporter
 from qednano.rl.pool import Pool, ServerRecord
 
@@ -53,6 +53,15 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What the first contender is a checkpoint of, which evaluation of it asks, and after which step it was kept."""
+
+    training: str
+    evaluation: str
+    step: int
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Who is evaluated on what, and how much at once. `capacity`: questions in flight, of this shard."""
 
@@ -66,6 +75,7 @@ class EvaluationConfig:
     seed: int = 0
     shards: int = 1
     shard: int = 0
+    checkpoint: Checkpoint | None = None
 
     @property
     def own(self) -> list[ProblemRow]:
@@ -113,7 +123,7 @@ class Evaluation:
         """Draw and grade what is missing. Raises Stopped, ConfigError for a model that can't be served, Unavailable."""
         with self._journal, RowWriter(self.part.samples) as writer:
             self._journal.load(self._settled())
-            async with Conversations(self.pool, waiting=self._waiting) as served, aiohttp.ClientSession() as session:
+            async with self._conversations() as served, aiohttp.ClientSession() as session:
                 for contender in self.config.contenders:
                     self._report(contender, always=True)
                     missing = list(self._missing(contender))
@@ -266,6 +276,8 @@ class Evaluation:
             if running.samples:
                 shown["score" if number == 0 else f"score:{name}"] = running.mean
                 metrics.EVAL_SCORE.labels(name).set(running.mean)
+                if number == 0 and self.config.checkpoint is not None:
+                    metrics.CHECKPOINT_SCORE.labels(*astuple(self.config.checkpoint)).set(running.mean)
         shown |= self._spent()
         total = len(self.config.problems) * self.config.samples_per_problem
         done = self._running[contender.name].samples
@@ -297,6 +309,9 @@ class Evaluation:
                 for name in numbers:
                     numbers[name] += told.get(name, 0.0)
         return numbers
+
+    def _conversations(self) -> Conversations:
+        return Conversations(self.pool, SOLVER, 2 * self.config.capacity, self._waiting)
 
     def _waiting(self, seconds: float) -> None:
         if seconds >= 1.0:

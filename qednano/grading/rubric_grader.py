@@ -19,6 +19,9 @@ from qednano.grading.rubric import Rubric, scheme_of
 from qednano.llm.chat import ChatModel, ChatParams
 from qednano.llm.prompts import render
 
+MOST_IF_CUT_OFF = 6
+"""Points: full marks are for complete proofs, and one that the token limit ended is not complete."""
+
 AGGREGATES: dict[Aggregate, Callable[[Sequence[float]], float]] = {
     Aggregate.MEAN: lambda votes: sum(votes) / len(votes),
     Aggregate.MEDIAN: median,
@@ -35,7 +38,10 @@ class RubricMarker:
         self._check_prompt()
 
     async def grade(self, problem: ProblemRow, proof: str, *, cut_off: bool = False) -> Grade:
-        """The votes as one score; an empty proof is worth nothing and isn't asked about."""
+        """The votes as one score; an empty proof is worth nothing and isn't asked about.
+
+        One that the token limit ended is incomplete: the model is told so, and it earns MOST_IF_CUT_OFF at most.
+        """
         if not proof.strip():
             return Grade(0, "no proof was given")
         try:
@@ -43,7 +49,9 @@ class RubricMarker:
         except DataError as error:
             return Grade(None, str(error), failure=Failure.UNGRADABLE)
         bill = Bill()
-        asked = await asyncio.gather(*(self._vote(problem, scheme, proof, bill) for _ in range(self.spec.votes)))
+        asked = await asyncio.gather(
+            *(self._vote(problem, scheme, proof, bill, cut_off) for _ in range(self.spec.votes))
+        )
         votes = [item for item in asked if isinstance(item, Verdict)]
         failures = [item for item in asked if isinstance(item, NoGrade)]
         if failures and 2 * len(votes) <= self.spec.votes:
@@ -59,15 +67,20 @@ class RubricMarker:
             details |= _marks(scheme, spoken)
         elif spoken.errors:
             details["deductions"] = spoken.errors
+        if cut_off:
+            details["cut_off"] = {"votes": score, "most": MOST_IF_CUT_OFF}
+            score = min(score, float(MOST_IF_CUT_OFF))
         return Grade(score, spoken.assessment, details)
 
     async def close(self) -> None:
         """The model belongs to who opened it."""
 
-    async def _vote(self, problem: ProblemRow, scheme: Rubric | str, proof: str, bill: Bill) -> Verdict | NoGrade:
+    async def _vote(
+        self, problem: ProblemRow, scheme: Rubric | str, proof: str, bill: Bill, cut_off: bool
+    ) -> Verdict | NoGrade:
         typed = scheme if isinstance(scheme, Rubric) else None
         nonce = new_nonce()
-        text = self._text(problem, scheme, proof, nonce)
+        text = self._text(problem, scheme, proof, nonce, cut_off)
         params = ChatParams.of(self.spec.sampling, schema=verdict_schema(nonce, typed))
         question = Question(text, lambda answer: parse_verdict(answer, nonce, typed), instructions(nonce, typed))
         try:
@@ -76,7 +89,7 @@ class RubricMarker:
             return failure
         return found
 
-    def _text(self, problem: ProblemRow, scheme: Rubric | str, proof: str, nonce: str) -> str:
+    def _text(self, problem: ProblemRow, scheme: Rubric | str, proof: str, nonce: str, cut_off: bool = False) -> str:
         told = scheme.told() if isinstance(scheme, Rubric) else scheme
         reference = (problem.reference or "") if self.spec.reference_solution else ""
         return render(
@@ -87,6 +100,7 @@ class RubricMarker:
             scheme=delimited(told, nonce, "SCHEME") if told else "",
             reference=delimited(reference, nonce, "SOLUTION") if reference else "",
             proof=delimited(proof, nonce),
+            cut_off=cut_off,
             instructions=instructions(nonce, scheme if isinstance(scheme, Rubric) else None),
         )
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import aiohttp
 
-from qednano.api.language import Endpoint, SecretKey
+from qednano.api.language import Endpoint
+from qednano.api.secret import SecretKey
 from qednano.errors import ConfigError
 from qednano.job import JobContext
 from qednano.llm.cache import AnswerCache, Cached

@@ -37,6 +37,8 @@ def _download(name: str, revision: str | None, folder: Path) -> None:
         huggingface_hub.snapshot_download(name, revision=revision, local_dir=folder)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = f"hf://{name}@{revision or 'main'}"
-        raise ConfigError(f"{what} is not on the Hub, or HF_TOKEN may not read it: {error}") from None
+        raise ConfigError(
+            f"{what} is not on the Hub, or the token may not read it (spec.hubToken, on a laptop HF_TOKEN): {error}"
+        ) from None
     except (HfHubHTTPError, OSError) as error:
         raise Unavailable(f"hf://{name} could not be downloaded: {error}") from None

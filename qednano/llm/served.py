@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
 from qednano.errors import Unavailable
 from qednano.llm.chat import ChatAnswer, ChatParams, Message
-from qednano.llm.client import LlmClient, RequestRefused
-from qednano.llm.completions import Prompt
-from qednano.llm.cost import FREE
+from qednano.llm.client import LlmClient, Prompt, RequestRefused, SamplingParams
+from qednano.llm.cost import FREE, cost_of
 from qednano.llm.retry import RetryPolicy
+from qednano.llm.thinking import split_thinking
 from qednano.rl.pool import Pool, ServerRecord
 from qednano.rl.rollouts import REQUEST_SECONDS, Rollouts
 
 _RETRY = RetryPolicy(tries=2, first=0.2, longest=1.0, longest_retry_after=2.0)
 _LOOK_SECONDS = 2.0
 _TEMPLATE_TOKENS = 1024  # more than any chat template adds
+_REMEMBERED, _LONGEST = 1024, 8192  # prompts that are kept as token ids, and how long each may be
 
 
 class Conversations(Rollouts):
@@ -35,10 +39,6 @@ class Conversations(Rollouts):
         return await self._somewhere(
             lambda client: self._while_it_lives(client, client.chat(messages, params, opened=opened))
         )
-
-    async def conversation(self, messages: Sequence[Message]) -> Prompt:
-        """The turns through the model's chat template."""
-        return await self._somewhere(lambda client: client.tokenise(messages))
 
     async def _while_it_lives(self, client: LlmClient, asking: Coroutine[Any, Any, ChatAnswer]) -> ChatAnswer:
         """The answer, unless the server's heartbeat stops first: a node that is lost closes no connection."""
@@ -81,10 +81,15 @@ class Conversations(Rollouts):
 
 
 class ServedModel:
-    """A chat model over the pool of a role. `length`: prompt and answer together, in tokens."""
+    """A chat model over the pool of a role. `length`: prompt and answer together, in tokens.
+
+    Free text is drawn as completions of the chat template, which go on elsewhere from the tokens that had come when a
+    server dies; what must keep to a schema is asked for as a chat. Text behind the last </think> is the answer.
+    """
 
     def __init__(self, conversations: Conversations, name: str, length: int) -> None:
         self._conversations, self.name, self._length = conversations, name, length
+        self._prompts: OrderedDict[bytes, Prompt] = OrderedDict()
         self._opened: bool | None = None  # whether the template begins answers inside their thinking
 
     async def chat(self, messages: Sequence[Message], params: ChatParams) -> ChatAnswer:
@@ -92,17 +97,54 @@ class ServedModel:
 
         Raises RequestRefused for a prompt that fills that length, Unavailable when no server answers.
         """
+        if params.schema is None:
+            return await self._written(messages, params)
         most = sum(len(message["content"].encode(errors="replace")) for message in messages) + _TEMPLATE_TOKENS
         if self._opened is None or most + params.max_tokens > self._length:  # a token has one byte at least
-            prompt = await self._conversations.conversation(messages)
+            prompt = await self._prompt(messages)
             self._opened = prompt.reasoning
-            space = self._length - len(prompt.ids)
-            if space < 1:
-                raise RequestRefused(
-                    f"the prompt for {self.name} has {len(prompt.ids)} tokens, which fills server.maxModelLength "
-                    f"({self._length}); raise it, or leave the row out",
-                    400,
-                )
-            params = replace(params, max_tokens=min(space, params.max_tokens))
+            params = replace(params, max_tokens=min(self._space(prompt), params.max_tokens))
         answer = await self._conversations.chat(messages, params, self._opened)
         return replace(answer, model=self.name)
+
+    async def _written(self, messages: Sequence[Message], params: ChatParams) -> ChatAnswer:
+        prompt = await self._prompt(messages)
+        most = min(self._space(prompt), params.max_tokens)
+        sampling = SamplingParams(most, params.temperature, params.top_p, params.seed, params.top_k)
+        batch = await self._conversations.complete(prompt.ids, sampling, 1)
+        choice = batch.choices[0]
+        thought, text = split_thinking(choice.text, prompt.reasoning)
+        return ChatAnswer(
+            text=text,
+            finish_reason=choice.finish_reason,
+            prompt_tokens=len(prompt.ids),
+            completion_tokens=len(choice.token_ids),
+            cost=cost_of(FREE, len(prompt.ids), len(choice.token_ids)),
+            reasoning=thought,
+            model=self.name,
+            seconds=batch.seconds,
+        )
+
+    def _space(self, prompt: Prompt) -> int:
+        """Tokens that the prompt leaves for an answer."""
+        space = self._length - len(prompt.ids)
+        if space < 1:
+            raise RequestRefused(
+                f"the prompt for {self.name} has {len(prompt.ids)} tokens, which fills server.maxModelLength "
+                f"({self._length}); raise it, or leave the row out",
+                400,
+            )
+        return space
+
+    async def _prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The conversation as tokens; those that were asked last are remembered, for further samples of a problem."""
+        key = hashlib.sha256(json.dumps([dict(message) for message in messages]).encode()).digest()
+        if key in self._prompts:
+            self._prompts.move_to_end(key)
+            return self._prompts[key]
+        prompt = await self._conversations.conversation(messages)
+        if len(prompt.ids) <= _LONGEST:
+            self._prompts[key] = prompt
+            if len(self._prompts) > _REMEMBERED:
+                self._prompts.popitem(last=False)
+        return prompt

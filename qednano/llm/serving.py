@@ -1,14 +1,15 @@
 """The server role: a vLLM child, a small proxy in front of it, and the weights it serves.
 
-The proxy forwards three routes of the OpenAI protocol and /health and nothing else, so vLLM's control routes are
-reachable from this process alone. Each answer is stamped with the weight versions in force when its request came
-and when it was answered.
+The proxy forwards three routes of the OpenAI protocol and /health, so vLLM's control routes are reachable from this
+process alone; two of its own, which want the run's token, have them used for the trainer. Each answer is stamped with
+the weight versions in force when its request came and when it was answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -24,8 +26,9 @@ from aiohttp import web
 from qednano.errors import ConfigError
 from qednano.llm.client import MODEL, VERSION_END, VERSION_START
 from qednano.llm.vllm import EngineFailed, VllmOptions, VllmProcess
-from qednano.metrics import WEIGHT_SYNC_FAILURES, WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
+from qednano.metrics import WEIGHT_PAUSE_SECONDS, WEIGHT_SYNC_FAILURES, WEIGHT_SYNC_SECONDS, WEIGHT_VERSION
 from qednano.progress import Reporter
+from qednano.rl.control import CONNECT, RECEIVE, RECEIVE_SECONDS, token_of
 from qednano.rl.pool import ServerRecord, announce, withdraw
 from qednano.rl.weights import PublishedWeights, latest
 
@@ -83,6 +86,7 @@ class ModelServer:
         self._session: aiohttp.ClientSession
         self._loading = asyncio.Lock()
         self._loaded: _Published | None = None
+        self._received: int | None = None  # the version that came straight from the trainer, until its files are there
         self._broken: asyncio.Future[None]
 
     async def run(self, host: str, port: int, stopping: Callable[[], bool]) -> None:
@@ -149,6 +153,9 @@ class ModelServer:
         wanted = self._published()
         if wanted is None or wanted == self._loaded:
             return False
+        if wanted.weights.version == self._received:
+            self._loaded, self._received = wanted, None
+            return False
         for attempt in range(1, RELOAD_TRIES + 1):
             try:
                 await self._load(str(wanted.weights.folder), wanted.weights.version)
@@ -178,11 +185,64 @@ class ModelServer:
 
     async def _load(self, folder: str, version: int) -> None:
         async with self._loading:
-            await self.engine.reload(self._session, folder)
-            # Before requests go on: what is answered from here on has seen the new weights.
-            self.serving.version = version
-            WEIGHT_VERSION.labels(self.serving.role).set(version)
-            await self.engine.resume(self._session)
+            self._received = None
+            WEIGHT_PAUSE_SECONDS.observe(await self.engine.reload(self._session, folder))
+            await self._go_on(version)
+
+    async def _go_on(self, version: int) -> None:
+        # On GPUs before requests go on, so that no new token has the old version; on CPUs a token or two may have,
+        # which is then taken for staler than it is.
+        self.serving.version = version
+        WEIGHT_VERSION.labels(self.serving.role).set(version)
+        await self.engine.resume(self._session)
+
+    async def _connect(self, request: web.Request) -> web.Response:
+        """The trainer wants to send weights."""
+        asked = await self._from_trainer(request, "init_info")
+        async with self._loading:
+            try:
+                await self.engine.connect(self._session, asked["init_info"])
+            except EngineFailed as error:
+                return web.json_response({"error": str(error)}, status=500)
+        return web.json_response({})
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        """The trainer sends weights. What was begun is carried through, also when it has gone."""
+        asked = await self._from_trainer(request, "update_info", "version")
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._take(asked["update_info"], int(asked["version"]))))
+        except EngineFailed as error:
+            return web.json_response({"error": str(error)}, status=500)
+        return web.json_response({"version": self.serving.version})
+
+    async def _take(self, update_info: object, version: int) -> None:
+        """Receive; when that fails the engine has undefined weights and this server ends."""
+        try:
+            async with self._loading:
+                receiving = self.engine.receive(self._session, update_info)
+                WEIGHT_PAUSE_SECONDS.observe(await asyncio.wait_for(receiving, RECEIVE_SECONDS))
+                self._received = version
+                await self._go_on(version)
+        except (EngineFailed, TimeoutError) as error:
+            WEIGHT_SYNC_FAILURES.inc()
+            failed = EngineFailed(f"weights {version} did not arrive: {error or 'the trainer stopped sending'}")
+            self._break(failed)
+            raise failed from None
+        announce(self.run_dir, self._record())
+
+    async def _from_trainer(self, request: web.Request, *names: str) -> dict[str, Any]:
+        """What a request with the run's token asks; others are refused before anything is read."""
+        token = token_of(self.run_dir)
+        said = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not token or not hmac.compare_digest(said.encode(), token.encode()):
+            raise web.HTTPForbidden(text="the token of the run is needed")
+        if not self.ready:
+            raise web.HTTPServiceUnavailable(text="the model is not loaded yet", headers={"Retry-After": "1"})
+        try:
+            asked = await request.json()
+            return {name: asked[name] for name in names}
+        except (ValueError, KeyError, TypeError):
+            raise web.HTTPBadRequest(text=f"the body must have {', '.join(names)}") from None
 
     # -- the proxy ------------------------------------------------------------------------------------------------
 
@@ -192,6 +252,9 @@ class ModelServer:
         app.router.add_get("/health", self._health)
         if self.loadable:
             app.router.add_post("/qednano/load", self._load_other)
+        if self.engine.options.receive_weights:
+            app.router.add_post(CONNECT, self._connect)
+            app.router.add_post(RECEIVE, self._receive)
         for method, path in sorted(FORWARDED):
             app.router.add_route(method, path, self._forward)
         return app
@@ -277,12 +340,15 @@ class ModelServer:
         try:
             await self._load(uri, self.serving.version + 1)
         except EngineFailed as error:
-            self.ready = False
-            if not self._broken.done():
-                self._broken.set_exception(error)
+            self._break(error)
             raise
         self.serving.model = uri
         announce(self.run_dir, self._record())
+
+    def _break(self, error: EngineFailed) -> None:
+        self.ready = False
+        if not self._broken.done():
+            self._broken.set_exception(error)
 
     # -- what is told to others -----------------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -46,6 +48,7 @@ class VllmOptions:
     data_parallel: int = 1
     seed: int = 0
     kv_cache_gib: int = 1
+    receive_weights: bool = False  # from the trainer's GPU
 
 
 def command(options: VllmOptions) -> list[str]:
@@ -73,6 +76,8 @@ def command(options: VllmOptions) -> list[str]:
         arguments["--tensor-parallel-size"] = str(options.tensor_parallel)
         arguments["--pipeline-parallel-size"] = str(options.pipeline_parallel)
         arguments["--data-parallel-size"] = str(options.data_parallel)
+        if options.receive_weights:
+            arguments["--weight-transfer-config"] = '{"backend": "nccl"}'
     else:
         module = "qednano.llm.vllm_entry"
         arguments["--dtype"] = "float32"
@@ -116,7 +121,8 @@ def free_port() -> int:
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """For ``preexec_fn``: the child is sent SIGTERM when this process is gone, however it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no orphan when the parent is killed
 
 
@@ -139,7 +145,7 @@ class VllmProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment(self.options, os.environ),
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(
@@ -195,24 +201,50 @@ class VllmProcess:
         finally:
             ended.cancel()
 
-    async def reload(self, session: aiohttp.ClientSession, folder: str) -> None:
-        """Load the weights of `folder` in place. Running requests stand still meanwhile and go on with the new ones.
+    async def reload(self, session: aiohttp.ClientSession, folder: str) -> float:
+        """Load the weights of `folder` in place; the seconds for which generation stood still.
 
+        Running requests go on with the new weights, on GPUs once `resume` is called. On CPUs nothing needs to be
+        paused: one process makes steps and loads weights, one after the other, and a pause takes as long as a load.
         Raises EngineFailed; the engine then has undefined weights until a reload succeeds.
         """
+        load = {"method": "load_folder", "kwargs": {"folder": folder}}
+        if not self.options.gpus:
+            answer = await self._control(session, "/collective_rpc", load)
+            return max(float(worker["seconds"]) for worker in answer["results"])
         await self._control(session, "/pause?mode=keep", None)
-        await self._control(session, "/collective_rpc", {"method": "load_folder", "kwargs": {"folder": folder}})
+        began = time.monotonic()
+        await self._control(session, "/collective_rpc", load)
+        return time.monotonic() - began
+
+    async def connect(self, session: aiohttp.ClientSession, init_info: object) -> None:
+        """Have its workers meet the trainer. Raises EngineFailed; nothing is changed then."""
+        await self._control(session, "/init_weight_transfer_engine", {"init_info": init_info})
+
+    async def receive(self, session: aiohttp.ClientSession, update_info: object) -> float:
+        """Receive the weights that the trainer sends; the seconds for which generation stood still so far.
+
+        Running requests go on once `resume` is called. Raises EngineFailed; the engine then has undefined weights.
+        """
+        await self._control(session, "/pause?mode=keep", None)
+        began = time.monotonic()
+        await self._control(session, "/start_weight_update", None)
+        await self._control(session, "/update_weights", {"update_info": update_info})
+        await self._control(session, "/finish_weight_update", None)
+        return time.monotonic() - began
 
     async def resume(self, session: aiohttp.ClientSession) -> None:
         """Let requests go on after `reload`."""
-        await self._control(session, "/resume", None)
+        if self.options.gpus:
+            await self._control(session, "/resume", None)
 
-    async def _control(self, session: aiohttp.ClientSession, path: str, body: object) -> None:
+    async def _control(self, session: aiohttp.ClientSession, path: str, body: object) -> Any:
         try:
             async with session.post(f"{self.url}{path}", json=body) as answer:
                 if answer.status != 200:
                     words = (await answer.text())[:300]
                     raise EngineFailed(f"vLLM answered {answer.status} to {path}: {words}; {self.last_words()}")
+                return await answer.json(content_type=None)
         except aiohttp.ClientError as error:
             raise EngineFailed(f"vLLM did not answer {path}: {error}; {self.last_words()}") from error
 

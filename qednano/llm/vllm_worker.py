@@ -7,21 +7,23 @@ a reload never makes the copy anew, and the server samples from new weights with
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
 class WeightReload:
     """Mixed into vLLM's worker by `--worker-extension-cls`; reached through /collective_rpc."""
 
-    def load_folder(self: Any, folder: str) -> None:
-        """Load the safetensors of `folder` over the weights in use. Requests must be paused."""
+    def load_folder(self: Any, folder: str) -> dict[str, float]:
+        """Load the safetensors of `folder` over the weights in use, between two steps; the seconds it took."""
+        began = time.monotonic()
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
         from vllm.platforms import current_platform
 
         self.reload_weights(weights_path=folder)
-        if not current_platform.is_cpu():
-            return
-        for layer in self.model_runner.get_model().modules():
-            if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
-                dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+        if current_platform.is_cpu():
+            for layer in self.model_runner.get_model().modules():
+                if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
+                    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+        return {"seconds": time.monotonic() - began}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,14 +19,18 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from qednano.artifacts import read_manifest
 from qednano.errors import QedError
+from qednano.evals import grader_report
+from qednano.evals.continuous import chosen, curves
 from qednano.evals.human import HumanGrade, grades_path, proof_digest, read_grades, remove_grade, save_grade
 from qednano.evals.human_export import export_rows
 from qednano.evals.reader import EvaluationReader, tree
-from qednano.pages.charts import difference_chart, pass_chart
+from qednano.pages.charts import curve_chart, difference_chart, pass_chart
 from qednano.pages.details import details_of
 from qednano.pages.prose import part, part_of, parts
 from qednano.pages.templates import environment
+from qednano.plan.evaluations import evaluation_name
 from qednano.view import tables
 from qednano.view.catalog import Catalog, Run, matching, ordered
 from qednano.view.security import TOKEN, OwnPagesOnly, form_of
@@ -70,6 +72,7 @@ class Viewer:
         import pyarrow.dataset
 
         pa.scalar(0.0)
+        self.catalog.runs()
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -93,9 +96,23 @@ class Viewer:
         """One run: of an EvalRun the scores and its problems, of another what its manifest says."""
         run = self._run(request)
         if not run.readable:
-            manifest = self.catalog.reader(run).manifest if run.artifact else None
+            manifest = read_manifest(run.artifact) if run.artifact else None
+            if run.artifact and (run.artifact / grader_report.FILE).is_file():
+                numbers = grader_report.numbers(run.artifact)
+                return self.page(request, "grader_evaluation.html.j2", run=run, **grader_report.shown(numbers))
+            found = curves(run.folder)
             told = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) if manifest else ""
-            return self.page(request, "other.html.j2", run=run, manifest=manifest, told=told)
+            return self.page(
+                request,
+                "other.html.j2",
+                run=run,
+                manifest=manifest,
+                told=told,
+                found=found,
+                chart=curve_chart(found),
+                best=chosen(run.folder),
+                links=self._evaluations_of(run, found),
+            )
         reader, asked = self.catalog.reader(run), request.query_params
         wanted = tables.Wanted(
             asked.get("q", "").strip()[:200],
@@ -125,6 +142,20 @@ class Viewer:
             pages=max(1, -(-count // tables.PAGE_ROWS)),
             grades=len(read_grades(grades_path(reader.folder))),
         )
+
+    def _evaluations_of(self, run: Run, found: Mapping[str, list[dict[str, Any]]]) -> dict[tuple[str, int], str]:
+        """Addresses of the EvalRuns that gave a training run's scores, where they are here, by evaluation and step."""
+        known = {(item.namespace, item.name): item.id for item in self.catalog.runs() if item.kind == "EvalRun"}
+        named = {
+            (name, point["step"]): evaluation_name(run.name, name, point["step"])
+            for name, points in found.items()
+            for point in points
+        }
+        return {
+            key: f"/runs/{quote(known[run.namespace, name])}"
+            for key, name in named.items()
+            if (run.namespace, name) in known
+        }
 
     def problem(self, request: Request) -> Response:
         """One problem with its marking scheme and everybody's scores."""
@@ -435,14 +466,7 @@ def _about(reader: EvaluationReader) -> list[tuple[str, str]]:
 def make_app(places: Sequence[Path], names: Iterable[str] = ()) -> Starlette:
     """The app over these roots and artifacts; `names` are Host names it answers to besides loopback ones."""
     viewer = Viewer(Catalog(places))
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        threading.Thread(target=viewer.warm, daemon=True).start()
-        yield
-
-    return Starlette(
-        lifespan=lifespan,
+    app = Starlette(
         routes=[
             Route("/", viewer.runs),
             Route("/runs/{run}", viewer.run),
@@ -458,6 +482,8 @@ def make_app(places: Sequence[Path], names: Iterable[str] = ()) -> Starlette:
         middleware=[Middleware(OwnPagesOnly, names=tuple(names)), Middleware(GZipMiddleware, minimum_size=2000)],
         exception_handlers={HTTPException: viewer.failed, QedError: viewer.failed},
     )
+    app.state.viewer = viewer
+    return app
 
 
 class _Kept(StaticFiles):

@@ -39,6 +39,11 @@ class Run:
         return self.artifact is not None and (self.artifact / "results.parquet").is_file()
 
     @property
+    def folder(self) -> Path:
+        """The run's folder; of an artifact that was copied alone the artifact itself."""
+        return self.place.parent if self.place.name == "artifact" else self.place
+
+    @property
     def models(self) -> list[str]:
         """Names of the models that were evaluated, the run's own first."""
         return [model["name"] for model in self.scores.get("models", [])]

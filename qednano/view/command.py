@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from qednano.commands.options import Cluster, Context, Namespace, mirror_of
+
 Places = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(
-        metavar="[ROOT|ARTIFACT]...",
-        help="Folders of local runs, a run's folder, or artifacts.  [default: qed-runs]",
+        metavar="[ROOT|ARTIFACT|RUN]...",
+        help="Folders of local runs, a run's folder, or artifacts; with --cluster names of runs.  "
+        "[default: qed-runs, or with --cluster every run of the namespace]",
         show_default=False,
     ),
 ]
@@ -19,6 +22,9 @@ Places = Annotated[
 
 def view(
     places: Places = None,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
     port: Annotated[int, typer.Option("--port", "-p", help="Port; 0 takes a free one.", min=0, max=65535)] = 8765,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     allow_host: Annotated[
@@ -26,7 +32,7 @@ def view(
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
-    """Look at runs, proofs and comparisons in a browser, and grade proofs by hand.
+    """Look at runs, proofs and comparisons in a browser, and grade proofs by hand. With --cluster: fetch them first.
 
     Only this machine can reach it, and nobody has to log in: another address than a loopback one needs --allow-host.
     """
@@ -47,13 +53,22 @@ def view(
             f"--host is {host}, which others can reach, and there is no log-in: name by --allow-host what browsers "
             "will call it, or leave --host away and use an SSH tunnel"
         )
-    app = make_app(places or [Path(os.environ.get("QEDNANO_ROOT", "qed-runs"))], allow_host or ())
+    if cluster:
+        mirror = mirror_of(namespace, context)
+        folders = [mirror.folder(name) for name in places] if places else mirror.fetch(mirror.runs())
+        found = [folder.artifact for folder in folders]
+        if not found:
+            raise UsageError(f"no EvalRun or ProofDataset has succeeded {mirror.about}; there is nothing to look at")
+    else:
+        found = [Path(place) for place in places or [os.environ.get("QEDNANO_ROOT", "qed-runs")]]
+    app = make_app(found, allow_host or ())
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UsageError(f"port {port} of {host} can't be had ({error.strerror}): give another --port") from None
     with listening:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+        app.state.viewer.warm()  # before anybody is told the address: the first page is as fast as the others
         print(f"{url}  (Ctrl+C stops it)", flush=True)
         if show:
             import webbrowser

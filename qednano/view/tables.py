@@ -159,17 +159,23 @@ def paired(lines: Sequence[PairLine]) -> Comparison | None:
 
 
 def pair_page(lines: Sequence[PairLine], who: str, order: str, page: int) -> tuple[list[PairLine], int]:
-    """The lines where `who` (better | worse | equal | "") holds of the first, sorted, one page of them."""
+    """One page of the chosen lines, and how many there are."""
+    chosen = choose(lines, who, order)
+    return chosen[page * PAGE_ROWS : (page + 1) * PAGE_ROWS], len(chosen)
+
+
+def choose(lines: Sequence[PairLine], who: str, order: str) -> list[PairLine]:
+    """The lines where `who` (better | worse | equal | "") holds of the first, sorted; "-" before a column: down."""
     sign = {"better": 1, "worse": -1, "equal": 0}.get(who)
     chosen = [line for line in lines if sign is None or _sign(line.difference) == sign]
     keys = {
         "difference": lambda line: line.difference,
+        "size": lambda line: abs(line.difference),
         "first": lambda line: line.first,
         "second": lambda line: line.second,
         "problem": lambda line: line.id,
     }
-    chosen.sort(key=keys.get(order.lstrip("-"), keys["difference"]), reverse=order.startswith("-"))
-    return chosen[page * PAGE_ROWS : (page + 1) * PAGE_ROWS], len(chosen)
+    return sorted(chosen, key=keys.get(order.lstrip("-"), keys["difference"]), reverse=order.startswith("-"))
 
 
 def _sign(value: float) -> int:

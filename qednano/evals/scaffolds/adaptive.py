@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qednano.api.scaffold import Adaptive as Options
-from qednano.evals.scaffolds.belief import Knowledge, Progress, Proved, believe, first_guess, learn
+from qednano.evals.scaffolds.belief import Knowledge, Progress, believe, first_guess, learn
 from qednano.evals.scaffolds.interface import Solution, Solve, Stop, stop_of
 from qednano.evals.scaffolds.steps import Candidate, improve, refine, solve, verify
 from qednano.evals.scaffolds.testing import REFINE, STOP, VOTE, WRITE, Costs, Table, table
@@ -23,6 +23,7 @@ from qednano.evals.tree import BranchFailed, Node
 WRITING, REFINING, VOTING = "write", "refine", "vote"
 _CONSIDERED = 4  # likeliest proofs of a problem that a step may be about
 _DOUBLINGS = 16  # how far the price of tokens may rise over its first value
+_NEWS = 0.2  # share of more steps after which a cohort learns again
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,46 @@ class Plan:
     `final`: nothing has been done since the last meeting, so nothing will be.
     """
 
-    knowledge: Knowledge
+    learned: Learned
     price: float
     base: float
-    tokens: dict[str, float]
     going_on: frozenset[str]
     final: bool = False
 
     @property
+    def knowledge(self) -> Knowledge:
+        """What votes have taught."""
+        return self.learned.knowledge
+
+    @property
     def table(self) -> Table:
         """What each state is worth at this price."""
-        known = self.knowledge
-        return table(known.verifier, known.keep, known.mend, self.costs)
+        return self.learned.table(self.price)
 
     @property
     def costs(self) -> Costs:
         """Of each step, in score."""
-        return Costs(*(self.price * self.tokens[kind] for kind in (WRITING, REFINING, VOTING)))
+        return self.learned.costs(self.price)
+
+
+class Learned:
+    """What a cohort knew at one time, with the tables that follow from it, each solved once. `tokens`: of a step."""
+
+    def __init__(self, knowledge: Knowledge, tokens: dict[str, float], options: Options, steps: int) -> None:
+        self.knowledge, self.tokens, self.steps = knowledge, tokens, steps
+        self._failing, self._votes = knowledge.failing(options.max_proofs), options.max_votes
+        self._tables: dict[float, Table] = {}
+
+    def costs(self, price: float) -> Costs:
+        """Of each step, in score."""
+        return Costs(*(price * self.tokens[kind] for kind in (WRITING, REFINING, VOTING)))
+
+    def table(self, price: float) -> Table:
+        """What each state is worth at a price of tokens."""
+        if price not in self._tables:
+            known = self.knowledge
+            self._tables[price] = table(known.verifier, known.keep, self._failing, self.costs(price), self._votes)
+        return self._tables[price]
 
 
 @dataclass
@@ -68,7 +92,7 @@ class Cohort:
     def __init__(self, options: Options, samples: int, tokens: int) -> None:
         self._options, self._tokens, self._active = options, tokens, samples
         self._first = first_guess(float(options.pass_if_right), float(options.pass_if_wrong), float(options.solve_rate))
-        self._known = self._first
+        self._learned: Learned | None = None
         self._raised = 0  # doublings of the price at the last meeting
         self._spent = -1  # by then
         self._members: dict[str, Progress] = {}
@@ -101,25 +125,21 @@ class Cohort:
 
     def plan(self, members: Sequence[Progress], waiting: Sequence[str]) -> Plan:
         """What all know so far, and the lowest price of tokens at which those that wait fit what is left."""
-        self._known = knowledge = learn(members, self._first, self._known)
-        tokens = {kind: _mean_tokens(members, kind) for kind in (WRITING, REFINING, VOTING)}
-        tokens[WRITING] = tokens[WRITING] or 1.0
-        tokens[REFINING] = tokens[REFINING] or tokens[WRITING]
-        tokens[VOTING] = tokens[VOTING] or tokens[WRITING] / 2  # a guess until the first vote
-        price = 1.0 / (self._options.worth * tokens[WRITING])
-        open_ones = [item for item in members if item.key in set(waiting)]
+        learned = self._learn(members)
+        price = base = 1.0 / (self._options.worth * learned.tokens[WRITING])
         everyone = frozenset(waiting)
         if not self._tokens:
-            return Plan(knowledge, price, price, tokens, everyone)
+            return Plan(learned, price, base, everyone)
         spent = sum(sum(item.tokens.values()) for item in members)
         final, self._spent = spent == self._spent, spent
+        open_ones = [item for item in members if item.key in everyone]
         for item in open_ones:
-            believe(item, knowledge)
+            believe(item, learned.knowledge)
+        left = self._tokens - spent
         before: tuple[Plan, dict[str, float]] | None = None
         for raised in range(max(0, self._raised - 1), _DOUBLINGS):  # it falls by one at a time: tables take time
-            plan = Plan(knowledge, price * 2**raised, price, tokens, everyone, final)
+            plan = Plan(learned, base * 2**raised, base, everyone, final)
             needs = {item.key: _expected_tokens(item, plan) for item in open_ones}
-            left = self._tokens - spent
             if sum(needs.values()) <= left:
                 self._raised = raised
                 if before is None or 2 * sum(needs.values()) > left:
@@ -129,6 +149,20 @@ class Cohort:
             before = plan, needs
         return replace(plan, going_on=frozenset())
 
+    def _learn(self, members: Sequence[Progress]) -> Learned:
+        """What all know by now. It is thought over when there is a fifth more to learn from: that takes time."""
+        steps = sum(sum(item.calls.values()) for item in members)
+        before = self._learned
+        if before is not None and steps < (1 + _NEWS) * before.steps:
+            return before
+        knowledge = learn(members, self._first, self._first if before is None else before.knowledge)
+        tokens = {kind: _mean_tokens(members, kind) for kind in (WRITING, REFINING, VOTING)}
+        tokens[WRITING] = tokens[WRITING] or 1.0
+        tokens[REFINING] = tokens[REFINING] or tokens[WRITING]
+        tokens[VOTING] = tokens[VOTING] or tokens[WRITING] / 2  # a guess until the first vote
+        self._learned = Learned(knowledge, tokens, self._options, steps)
+        return self._learned
+
 
 def _mean_tokens(members: Sequence[Progress], kind: str) -> float:
     calls = sum(item.calls.get(kind, 0) for item in members)
@@ -137,10 +171,16 @@ def _mean_tokens(members: Sequence[Progress], kind: str) -> float:
 
 def _expected_tokens(progress: Progress, plan: Plan) -> float:
     solved = plan.table
-    beliefs = sorted((proof.belief for proof in progress.proofs), reverse=True) or [progress.rate]
-    place = progress.rate, beliefs[1] if len(beliefs) > 1 else 0.0, beliefs[0]
-    kinds = {WRITE: WRITING, REFINE: REFINING, VOTE: VOTING}
-    return sum(solved.look(solved.steps[step], *place) * plan.tokens[kind] for step, kind in kinds.items())
+    number = progress.likeliest
+    failed, tested = solved.place(progress.rate) - 1, progress.proofs[number]
+    votes = tested.passed, tested.votes
+    return solved.look(solved.spent, failed, _floor(progress, number), progress.best, votes) / plan.price
+
+
+def _floor(progress: Progress, number: int) -> float:
+    """Belief in the best proof that would be left if one turned out wrong: those of its own line would be, too."""
+    line = progress.proofs[number].line
+    return max((proof.belief for proof in progress.proofs if proof.line != line), default=0.0)
 
 
 def _affordable(open_ones: Sequence[Progress], needs: dict[str, float], left: float) -> list[str]:
@@ -204,10 +244,14 @@ class Adaptive:
     def _decide(self, state: State, plan: Plan) -> tuple[int, int]:
         """The action with the highest expected score less its price, and the proof that it is about."""
         progress, proofs, known, solved = state.progress, state.progress.proofs, plan.knowledge, plan.table
+        failed = solved.place(progress.rate)
         best_value, choice = progress.best + 1e-9, (STOP, 0)
         more = len(proofs) < self._options.max_proofs
         if more:
-            value = solved.look(solved.value, progress.rate, progress.best, progress.rate) - plan.costs.write
+            value = (
+                solved.look(solved.value, failed, _floor(progress, progress.likeliest), progress.rate)
+                - plan.costs.write
+            )
             if value > best_value:
                 best_value, choice = value, (WRITE, 0)
         hopeful = sorted(range(len(proofs)), key=lambda number: (-proofs[number].belief, number))[:_CONSIDERED]
@@ -217,24 +261,14 @@ class Adaptive:
                 continue
             if more:
                 hope = proof.belief * known.keep + (1 - proof.belief) * progress.mended
-                value = solved.look(solved.value, progress.rate, progress.best, hope) - plan.costs.refine
+                value = solved.look(solved.value, failed, _floor(progress, number), hope) - plan.costs.refine
                 if value > best_value:
                     best_value, choice = value, (REFINE, number)
             if state.asked[number] < self._options.max_votes:
-                value = self._vote_value(progress, number, known, solved) - plan.costs.vote
+                value = _vote_value(progress, number, failed - 1, known, solved) - plan.costs.vote
                 if value > best_value:
                     best_value, choice = value, (VOTE, number)
         return choice
-
-    def _vote_value(self, progress: Progress, number: int, known: Knowledge, solved: Table) -> float:
-        """What is expected after one more vote on a proof."""
-        proof = progress.proofs[number]
-        floor = max((other.belief for other in progress.proofs if other is not proof), default=0.0)
-        chance = proof.belief * known.verifier.if_right + (1 - proof.belief) * known.verifier.if_wrong
-        return sum(
-            share * solved.look(solved.value, progress.rate, floor, known.verifier.after(proof.belief, passed))
-            for passed, share in ((True, chance), (False, 1 - chance))
-        )
 
     async def _write(self, state: State, source: int | None) -> None:
         name = f"proof-{len(state.candidates)}"
@@ -248,7 +282,7 @@ class Adaptive:
                 proof = await improve(state.node, refined.proof, name)
         state.progress.count(WRITING if source is None else REFINING, proof.tokens)
         state.candidates.append(Candidate(proof))
-        state.progress.proofs.append(Proved(source))
+        state.progress.add(source)
         state.asked.append(0)
 
     async def _vote(self, state: State, number: int) -> None:
@@ -271,6 +305,25 @@ class Adaptive:
         candidate.reviews.append(review)
         proof.votes += 1
         proof.passed += review.score >= self._options.pass_score
+
+
+def _vote_value(progress: Progress, number: int, failed: float, known: Knowledge, solved: Table) -> float:
+    """What is expected after one more vote on a proof."""
+    proof, verifier = progress.proofs[number], known.verifier
+    floor = _floor(progress, number)
+    right, wrong = verifier.next_vote(proof.passed, proof.votes)
+    chance = proof.belief * right + (1 - proof.belief) * wrong
+    return sum(
+        share
+        * solved.look(
+            solved.value,
+            failed,
+            floor,
+            verifier.after(proof.belief, proof.passed, proof.votes, passed),
+            (proof.passed + passed, proof.votes + 1),
+        )
+        for passed, share in ((True, chance), (False, 1 - chance))
+    )
 
 
 def _answer(state: State, stop: Stop) -> Solution:
