@@ -49,12 +49,16 @@ class Manifest(BaseModel):
     inputs: dict[str, Any] = Field(default_factory=dict)
     seeds: dict[str, int] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
+    reused: str = ""  # the run whose files these are, where they were not made anew
     packages: dict[str, str] = Field(default_factory=dict)
     files: dict[str, FileEntry]
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, even after power loss."""
+def write_atomic(path: Path, data: str | bytes, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part, even after power loss.
+
+    ``mode``: who may read it.
+    """
     raw = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -63,7 +67,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -116,6 +120,7 @@ def write_manifest(
     inputs: dict[str, Any] | None = None,
     seeds: dict[str, int] | None = None,
     metrics: dict[str, Any] | None = None,
+    reused: str = "",
 ) -> Manifest:
     """Hash every file of ``folder`` and close it with ``manifest.json``."""
     files = {
@@ -131,6 +136,7 @@ def write_manifest(
         inputs=inputs or {},
         seeds=seeds or {},
         metrics=metrics or {},
+        reused=reused,
         packages=_packages(),
         files=files,
     )
@@ -161,6 +167,19 @@ def verify(folder: Path) -> Manifest:
         if path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
             raise ArtifactError(f"{path} differs from what {MANIFEST} says: it was changed or is damaged")
     return manifest
+
+
+def digest_of(path: Path) -> str:
+    """What pins a file or folder: the digest of the artifact that it is or lies in, else a file's own sha256.
+
+    Empty for a folder that no manifest describes, and for what isn't there.
+    """
+    for folder in (path, path.parent):
+        with contextlib.suppress(ArtifactError, OSError):
+            return read_manifest(folder).digest
+    with contextlib.suppress(OSError):
+        return f"sha256:{file_sha256(path)}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qednano.commands import compare, data, evaluate
+from qednano.commands.options import (
+    ROOT,
+    Cluster,
+    Context,
+    Everywhere,
+    Format,
+    Manifests,
+    Namespace,
+    Output,
+    Root,
+    RunName,
+    artifact_folder,
+    complete_runs,
+    mirror_of,
+    place_of,
+    print_json,
+    print_line,
+)
 from qednano.view import command as viewer
 
 if TYPE_CHECKING:
@@ -28,48 +46,33 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    """How a command answers."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-Root = Annotated[Path, typer.Option("--root", help="Folder of the local runs.", envvar="QEDNANO_ROOT")]
-Format = Annotated[Output, typer.Option("--output", "-o", help="text, or json for programs.")]
-Manifests = Annotated[
-    list[Path], typer.Argument(metavar="PATH", help="Manifest files, or folders of them.", show_default=False)
-]
-_ROOT = Path("qed-runs")
-
-
-def _json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
 @app.command()
 def run(
     paths: Manifests,
-    root: Root = _ROOT,
+    root: Root = ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
     output: Format = Output.TEXT,
 ) -> None:
-    """Run manifests on this machine; finished runs are reused.
+    """Run manifests on this machine; finished runs are reused. With --cluster: apply them there.
 
     Each run starts when those it refers to have succeeded. Stopped runs go on from their last checkpoint.
+    Where the output is no terminal, its last line is JSON.
     """
     import time
 
     from qednano.api.load import load_documents
-    from qednano.local.display import LiveDisplay, PlainDisplay
+    from qednano.local.display import display_on
     from qednano.local.results import last_line, scores_of
     from qednano.local.session import Session
     from qednano.steer.local import remember
 
+    if cluster:
+        _apply(paths, namespace, context, output)
+        return
     started = time.monotonic()
-    live = output is Output.TEXT and sys.stdout.isatty()
-    display = LiveDisplay() if live else PlainDisplay(sys.stderr if output is Output.JSON else sys.stdout)
+    display = display_on(sys.stderr if output is Output.JSON else sys.stdout)
     try:
         session = Session(load_documents(paths), root, display)
         remember(root, paths)
@@ -80,12 +83,43 @@ def run(
     if output is Output.TEXT:
         _closing_words(views, scores)
     if session.interrupt.count:
-        print(f"Stopped. To resume: qednano run {' '.join(map(str, paths))} --root {root}", flush=True)
-    print(last_line(views, scores, time.monotonic() - started), flush=True)
+        where = sys.stderr if output is Output.JSON else sys.stdout
+        print(f"Stopped. To resume: {_called()} run {' '.join(map(str, paths))} --root {root}", file=where, flush=True)
+    elif output is Output.TEXT and scores:
+        print(_next_words(_called(), root))
+    if output is Output.JSON or not sys.stdout.isatty():
+        print(last_line(views, scores, time.monotonic() - started), flush=True)
     if session.interrupt.count:
         raise typer.Exit(128 + session.interrupt.signal)
     if not all(view.in_order for view in views):
         raise typer.Exit(1)
+
+
+def _next_words(called: str, root: Path) -> str:
+    return f"next: {called} view {root}   (proofs beside their marks, in a browser)"
+
+
+def _called() -> str:
+    """How this program was called, where its name alone would not find it: .venv/bin/qednano, say."""
+    import shutil
+
+    path = sys.argv[0]
+    alone = Path(path).name != "qednano" or shutil.which("qednano") == os.path.abspath(path)
+    return "qednano" if alone else path
+
+
+def _apply(paths: list[Path], namespace: str, context: str, output: Output) -> None:
+    from qednano.api.load import load_documents
+    from qednano.steer.cluster import ClusterRuns
+
+    applied = ClusterRuns(namespace, context).apply(load_documents(paths))
+    if output is Output.JSON:
+        print_json([{"run": run.label, "namespace": run.namespace} for run in applied])
+        return
+    for run in applied:
+        print(f"applied {run.kind}/{run.name} in namespace {run.namespace}")
+    last = applied[-1]
+    print(f"next: qednano wait {last.kind}/{last.name} --cluster --namespace {last.namespace}")
 
 
 def _closing_words(views: list[RunView], scores: dict[str, list[Score]]) -> None:
@@ -108,27 +142,49 @@ def _closing_words(views: list[RunView], scores: dict[str, list[Score]]) -> None
 
 
 @app.command()
-def validate(paths: Manifests, root: Root = _ROOT, output: Format = Output.TEXT) -> None:
-    """Check manifests and print every mistake with its line.
+def validate(
+    paths: Manifests,
+    root: Root = ROOT,
+    output: Format = Output.TEXT,
+    profiles: Annotated[
+        Path | None, typer.Option(help="The administrator's profiles; runs may name no other then.", dir_okay=False)
+    ] = None,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
+) -> None:
+    """Check manifests and print every mistake with its line. With --cluster its API server checks them too.
 
-    Each run that a manifest refers to must be among them or have finished under the root.
+    Each run that a manifest refers to must be among them or be there: finished under the root, or on the cluster.
     """
     from qednano.api.load import InvalidManifest, load_documents
     from qednano.errors import ConfigError
     from qednano.local.folders import finished
     from qednano.local.graph import in_order, key_of, label
+    from qednano.plan import load_profiles, misplaced, unknown_profile
+    from qednano.steer.cluster import ClusterRuns
 
     mistakes: list[str] = []
     names: list[str] = []
     try:
-        documents = in_order(load_documents(paths), finished(root))
+        documents = load_documents(paths)
+        if cluster:
+            place = ClusterRuns(namespace, context)
+            there = {("default", item.kind, item.name) for item in place.runs()}
+            place.apply(documents, dry=True)
+        documents = in_order(documents, there if cluster else finished(root))
         names = [label(key_of(document.run)) for document in documents]
+        known = None if profiles is None else load_profiles(profiles)
+        for document in documents:
+            spec = document.run.spec
+            why = misplaced(spec) or ("" if known is None else unknown_profile(spec.profile, known))
+            mistakes += [f"{document.file}:{document.line}: {why}"] if why else []
     except InvalidManifest as error:
         mistakes = [str(mistake) for mistake in error.mistakes]
     except ConfigError as error:
         mistakes = [str(error)]
     if output is Output.JSON:
-        _json({"valid": not mistakes, "runs": names, "mistakes": mistakes})
+        print_json({"valid": not mistakes, "runs": names, "mistakes": mistakes})
     else:
         for mistake in mistakes:
             print(mistake, file=sys.stderr)
@@ -138,31 +194,12 @@ def validate(paths: Manifests, root: Root = _ROOT, output: Format = Output.TEXT)
         raise typer.Exit(ConfigError.exit_code)
 
 
-Cluster = Annotated[
-    bool, typer.Option("--cluster", "-c", help="Runs of the cluster that kubectl uses.", envvar="QEDNANO_CLUSTER")
-]
-Namespace = Annotated[str, typer.Option("--namespace", help="Namespace on the cluster; default: the context's.")]
-Context = Annotated[str, typer.Option("--context", help="Context of the kubeconfig.")]
-Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces of the cluster.")]
-RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="tiny-rl, or RLRun/tiny-rl (rlr/tiny-rl) where it is not clear.")
-]
-
-
-def _place(root: Path, cluster: bool, namespace: str, context: str, everywhere: bool = False) -> Place:
-    if cluster:
-        from qednano.steer.cluster import ClusterRuns
-
-        return ClusterRuns(namespace, context, everywhere)
-    from qednano.steer.local import LocalRuns
-
-    return LocalRuns(root)
-
-
 @app.command()
 def status(
-    name: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; all by default.")] = "",
-    root: Root = _ROOT,
+    name: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="One run; all by default.", autocompletion=complete_runs)
+    ] = "",
+    root: Root = ROOT,
     cluster: Cluster = False,
     namespace: Namespace = "",
     context: Context = "",
@@ -170,59 +207,43 @@ def status(
     output: Format = Output.TEXT,
 ) -> None:
     """Show runs and where each is."""
-    from qednano.local.display import aligned
     from qednano.steer.interface import find
 
-    place = _place(root, cluster, namespace, context, everywhere)
+    place = place_of(root, cluster, namespace, context, everywhere)
     found = [find(place, name)[0]] if name else place.runs()
     if output is Output.JSON:
-        _json(
-            [
-                {"run": run.label, "folder" if not cluster else "namespace": run.where}
-                | (run.status.model_dump(mode="json", by_alias=True, exclude_none=True) if run.status else {})
-                for run in found
-            ]
-        )
+        print_json([run.as_json() for run in found])
         return
     if not found:
         where = "the cluster" if cluster else root
-        how = "kubectl apply -f FILE" if cluster else f"qednano run FILE --root {root}"
+        how = "qednano run FILE --cluster" if cluster else f"qednano run FILE --root {root}"
         print(f"No runs under {where}. Start some: {how}")
         return
-    rows = [["RUN", "PHASE", "STEP", "HEADLINE", "COST", "STARTED", "NAMESPACE" if cluster else "FOLDER"]]
-    for run in found:
-        state, progress = run.status, run.status.progress if run.status else None
-        rows.append(
-            [
-                run.label,
-                run.phase if state else "",
-                f"{progress.step}/{progress.total or '?'}" if progress else "",
-                progress.headline if progress else "",
-                state.usage.cost if state and state.usage else "",
-                state.start_time if state else "",
-                run.where,
-            ]
-        )
-    print(aligned(rows))
-    for run in found:
-        if run.status and run.status.message:
-            print(f"{run.label}: {run.status.message}")
+    from qednano.steer.listing import lines
+
+    for line in lines(found, "NAMESPACE" if cluster else "FOLDER"):
+        print_line(line)
 
 
 @app.command()
 def logs(
-    name: Annotated[str, typer.Argument(metavar="RUN[/ROLE]", help="tiny-rl, or tiny-rl/trainer for one role.")],
-    root: Root = _ROOT,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[/ROLE]", help="tiny-rl, or tiny-rl/trainer for one role.", autocompletion=complete_runs
+        ),
+    ],
+    root: Root = ROOT,
     cluster: Cluster = False,
     namespace: Namespace = "",
     context: Context = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Last lines of each log.")] = 20,
+    lines: Annotated[int, typer.Option("--lines", help="Last lines of each log.")] = 20,
 ) -> None:
     """Print the newest logs of a run, one role or all."""
     from qednano.steer.interface import find
 
-    place = _place(root, cluster, namespace, context)
+    place = place_of(root, cluster, namespace, context)
     run, role = find(place, name)
     place.logs(run, role, lines, follow, sys.stdout)
 
@@ -232,15 +253,20 @@ def wait(
     name: RunName,
     phase: Annotated[str, typer.Option("--for", help="The phase to wait for.")] = "Succeeded",
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds; 0 waits for ever.")] = 0,
-    root: Root = _ROOT,
+    root: Root = ROOT,
     cluster: Cluster = False,
     namespace: Namespace = "",
     context: Context = "",
+    output: Format = Output.TEXT,
 ) -> None:
-    """Wait until a run has succeeded, or is in another phase."""
+    """Wait until a run has succeeded, or is in another phase; with --output json the run is printed then."""
     from qednano.steer.waiting import wait
 
-    wait(_place(root, cluster, namespace, context), name, phase, timeout, lambda line: print(line, flush=True))
+    told = sys.stderr if output is Output.JSON else sys.stdout
+    place = place_of(root, cluster, namespace, context)
+    found = wait(place, name, phase, timeout, lambda line: print(line, file=told, flush=True))
+    if output is Output.JSON:
+        print_json(found.as_json())
 
 
 def _meant(name: str, place: Place) -> tuple[Place, Listed]:
@@ -249,31 +275,53 @@ def _meant(name: str, place: Place) -> tuple[Place, Listed]:
     return place, find(place, name)[0]
 
 
+def _said(output: Output, run: Listed, sentence: str) -> None:
+    if output is Output.JSON:
+        print_json({"run": run.label, "said": sentence})
+    else:
+        print(sentence)
+
+
 @app.command()
 def suspend(
-    name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
+    name: RunName,
+    root: Root = ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
+    output: Format = Output.TEXT,
 ) -> None:
     """Have a run save, stop and give back its GPUs."""
-    place, run = _meant(name, _place(root, cluster, namespace, context))
-    print(place.suspend(run))
+    place, run = _meant(name, place_of(root, cluster, namespace, context))
+    _said(output, run, place.suspend(run))
 
 
 @app.command()
 def resume(
-    name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
+    name: RunName,
+    root: Root = ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
+    output: Format = Output.TEXT,
 ) -> None:
     """Have a suspended run go on from its last checkpoint."""
-    place, run = _meant(name, _place(root, cluster, namespace, context))
-    print(place.resume(run))
+    place, run = _meant(name, place_of(root, cluster, namespace, context))
+    _said(output, run, place.resume(run))
 
 
 @app.command()
 def cancel(
-    name: RunName, root: Root = _ROOT, cluster: Cluster = False, namespace: Namespace = "", context: Context = ""
+    name: RunName,
+    root: Root = ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
+    output: Format = Output.TEXT,
 ) -> None:
     """End a run for good; what it has saved stays."""
-    place, run = _meant(name, _place(root, cluster, namespace, context))
-    print(place.cancel(run))
+    place, run = _meant(name, place_of(root, cluster, namespace, context))
+    _said(output, run, place.cancel(run))
 
 
 @app.command()
@@ -293,105 +341,50 @@ def _ask(question: str, default: str) -> str:
     return str(typer.prompt(question, default=default))
 
 
-def _find(name: str, root: Path) -> RunFolder:
-    """The newest folder of the local run that is meant."""
-    from qednano.local.folders import RunFolder
-    from qednano.steer.interface import find
-    from qednano.steer.local import LocalRuns
-
-    return RunFolder(Path(find(LocalRuns(root), name)[0].where))
-
-
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An EvalRun; by default the newest finished one.")] = "",
-    root: Root = _ROOT,
+    name: Annotated[str, typer.Argument(metavar="[RUN]", help="By default the newest finished EvalRun.")] = "",
+    root: Root = ROOT,
+    cluster: Cluster = False,
+    namespace: Namespace = "",
+    context: Context = "",
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    output: Format = Output.TEXT,
 ) -> None:
-    """Print where the HTML report of an evaluation is."""
+    """Print where the HTML report of an evaluation or a dataset is; with --cluster it is fetched first."""
     from qednano.errors import UsageError
-    from qednano.local.folders import finished
 
-    if name:
-        folder = _find(name, root)
-    else:
-        evaluations = [folder for key, folder in finished(root).items() if key[1] == "EvalRun"]
-        if not evaluations:
-            raise UsageError(f"no EvalRun has finished under {root}; run one first")
-        folder = evaluations[-1]
+    folder = artifact_folder(name, root, cluster, namespace, context) if name else None
+    if folder is None:
+        folder = mirror_of(namespace, context).newest("EvalRun") if cluster else _newest_evaluation(root)
     path = folder.artifact / "report.html"
     if not path.is_file():
-        raise UsageError(f"{folder.path} has no report: only a finished EvalRun has one")
-    print(path)
+        raise UsageError(f"{folder.path} has no report: a finished EvalRun or ProofDataset has one")
+    if output is Output.JSON:
+        print_json({"report": str(path), "artifact": str(folder.artifact)})
+    else:
+        print(path)
     if show:
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
 
 
-data_app = typer.Typer(help="Look at the rows of datasets, and write them in other layouts.", no_args_is_help=True)
-app.add_typer(data_app, name="data", rich_help_panel=None)
-_Rows = Annotated[str, typer.Argument(metavar="PATH|RUN", help="A file of rows, a dataset's folder, or a run's name.")]
-_Split = Annotated[str, typer.Option("--split", "-s", help="Which split; by default train, or else the first.")]
-
-
-def _split_file(target: str, split: str, root: Path) -> Path:
-    from qednano.data.show import split_file
-
-    path = Path(target) if Path(target).exists() else _find(target, root).artifact
-    return split_file(path, split)
-
-
-@data_app.command("show")
-def show_rows(
-    target: _Rows,
-    split: _Split = "",
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 3,
-    start: Annotated[int, typer.Option("--start", min=0, help="Position of the first, from 0.")] = 0,
-    identifier: Annotated[str, typer.Option("--id", help="The row with this id.")] = "",
-    full: Annotated[bool, typer.Option("--full", help="Cut no text.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
-    root: Root = _ROOT,
-) -> None:
-    """Print a few rows of a dataset readably."""
-    from qednano.data import show
+def _newest_evaluation(root: Path) -> RunFolder:
     from qednano.errors import UsageError
+    from qednano.local.folders import finished
 
-    path = _split_file(target, split, root)
-    console, found = show.console(), False
-    for row in show.rows_of(path, start, count, identifier):
-        found = True
-        if as_json:
-            print(json.dumps(show.as_json(row), ensure_ascii=False))
-        else:
-            show.print_row(console, row, 0 if full else show.CUT)
-    if not found:
-        wanted = f"row with the id {identifier}" if identifier else f"row at position {start}"
-        raise UsageError(f"{path} has no {wanted}")
+    done = [folder for key, folder in finished(root).items() if key[1] == "EvalRun"]
+    evaluations = [folder for folder in done if (folder.artifact / "report.html").is_file()]
+    if not evaluations:
+        raise UsageError(f"no EvalRun of models has finished under {root}; run one first")
+    return evaluations[-1]
 
 
-@data_app.command("export")
-def export_rows(
-    target: _Rows,
-    layout: Annotated[str, typer.Option("--layout", help="FineProofsSFT or FineProofsRL.")],
-    to: Annotated[Path, typer.Option("--to", help="The Parquet file to write.")],
-    split: _Split = "",
-    root: Root = _ROOT,
-) -> None:
-    """Write a split with the columns of a published set."""
-    from qednano.api.proofdataset import Layout
-    from qednano.data import show
-    from qednano.data.layouts import LAYOUTS, convert
-    from qednano.errors import UsageError
-
-    known = [str(name) for name, form in LAYOUTS.items() if form is not None]
-    if layout not in known:
-        raise UsageError(f"--layout is {layout!r}; it must be one of {', '.join(known)}")
-    rows = show.rows_of(_split_file(target, split, root))
-    print(f"{convert(rows, to, Layout(layout))} records in {to}")
-
-
+app.add_typer(data.data_app, name="data", rich_help_panel=None)
 app.command()(viewer.view)
+app.command()(compare.compare)
+app.command("eval")(evaluate.evaluate)
 
 
 @app.command()
@@ -404,48 +397,85 @@ def crds() -> None:
 
 
 @app.command()
-def version() -> None:
+def version(output: Format = Output.TEXT) -> None:
     """Print the version."""
     from qednano import __version__
 
-    print(__version__)
+    if output is Output.JSON:
+        print_json({"qednano": __version__})
+    else:
+        print(__version__)
 
 
 @app.command()
-def doctor(output: Format = Output.TEXT) -> None:
-    """Say what this machine has and lacks for runs."""
+def doctor(
+    cluster: Cluster = False, namespace: Namespace = "", context: Context = "", output: Format = Output.TEXT
+) -> None:
+    """Say what this machine, or with --cluster the cluster, can do, what it lacks and how to get it."""
     from qednano.local.doctor import examine
+    from qednano.steer.checkup import examine_cluster
 
-    findings = examine()
+    findings = examine_cluster(namespace, context) if cluster else examine()
     if output is Output.JSON:
-        _json([{"what": item.what, "ok": item.ok, "found": item.found, "remedy": item.remedy} for item in findings])
+        print_json([item.as_json() for item in findings])
     else:
+        width = max(len(item.what) for item in findings)
         for item in findings:
-            remedy = f"  → {item.remedy}" if item.remedy else ""
-            print(f"{'ok  ' if item.ok else 'MISS'}  {item.what}: {item.found}{remedy}")
+            print_line(f"{item.mark}  {item.what:{width}}  {item.found}{f'  → {item.remedy}' if item.remedy else ''}")
     if any(item.needed and not item.ok for item in findings):
         raise typer.Exit(1)
 
 
 def plugin() -> None:
     """Entry point of `kubectl qednano`: the same commands, on the cluster that kubectl uses."""
-    import os
-
     os.environ.setdefault("QEDNANO_CLUSTER", "1")
     main()
+
+
+def complete_plugin() -> None:
+    """Entry point of `kubectl_complete-qednano`: kubectl asks it what may come next, a line each and a directive."""
+    import contextlib
+    import io
+
+    words = ["qednano", *sys.argv[1:]]
+    os.environ |= {
+        "QEDNANO_CLUSTER": "1",
+        "_QEDNANO_COMPLETE": "complete_bash",
+        "COMP_WORDS": "\n".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    found = io.StringIO()
+    with contextlib.redirect_stdout(found), contextlib.suppress(SystemExit):
+        app(prog_name="qednano")
+    lines = found.getvalue().split()
+    print("\n".join([*lines, ":4" if lines else ":0"]))  # 4: no files; 0: files, as for a manifest
 
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and the exit code of its type."""
     try:
         app()
+    except BrokenPipeError:  # whoever read our output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
-        from qednano.errors import QedError
-
-        if not isinstance(error, QedError):
+        if os.environ.get("QEDNANO_TRACEBACK"):
             raise
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        told, code = _explained(error)
+        print(told, file=sys.stderr)
+        sys.exit(code)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """A sentence and an exit code."""
+    from qednano.errors import QedError, UsageError
+
+    if isinstance(error, QedError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}", UsageError.exit_code
+    told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"qednano failed by a mistake of its own ({told}); QEDNANO_TRACEBACK=1 shows where", QedError.exit_code
 
 
 if __name__ == "__main__":

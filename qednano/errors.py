@@ -1,7 +1,7 @@
 """Errors a person can act on; each type carries the exit code its job ends with.
 
 The codes follow sysexits where it has one. What the caller does with each is decided in one place,
-``qednano.plan.lifecycle``: 64, 65 and 78 are never retried; 75 is resumed and not counted; 74 is ignored.
+``qednano.plan.lifecycle``: 64, 65, 66 and 78 are never retried; 75 is resumed and not counted; 74 is ignored.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ class DataError(QedError):
 
     exit_code = 65
     reason = "DataError"
+
+
+class InputChanged(QedError):
+    """An input is not what it was when the run first read it."""
+
+    exit_code = 66
+    reason = "InputChanged"
 
 
 class Unavailable(QedError):

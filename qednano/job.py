@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pydantic.alias_generators import to_camel
 
 from qednano.artifacts import read_manifest, write_atomic
 from qednano.errors import ConfigError, QedError, Stopped, UsageError
+from qednano.pins import pin
 from qednano.progress import Reporter
 
 log = logging.getLogger("qednano.job")
@@ -33,7 +34,8 @@ log = logging.getLogger("qednano.job")
 # step became 5 s). libgomp reads this when torch is first imported, so this module comes before torch in every job.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-_MESSAGE_LIMIT = 1000  # Kubernetes keeps 4,096 bytes of a termination message
+_MESSAGE_LIMIT = 1000
+_WORDS_LIMIT = 4096  # bytes of a termination message that Kubernetes keeps
 
 
 class _Camel(BaseModel):
@@ -151,22 +153,24 @@ def context_from_env(env: dict[str, str]) -> JobContext:
     )
 
 
-def _last_words(outcome: str, reason: str, message: str, done: Outcome | None = None) -> None:
+def _last_words(
+    outcome: str, reason: str, message: str, done: Outcome | None = None, pins: Mapping[str, str] | None = None
+) -> None:
     path = os.environ.get("QED_TERMINATION_PATH")
     if not path or int(os.environ.get("RANK", "0")) != 0:
         return
     artifact = None
     if done is not None and done.artifact is not None:
         artifact = {"uri": str(done.artifact), "digest": read_manifest(done.artifact).digest}
-    text = json.dumps(
-        {
-            "outcome": outcome,
-            "reason": reason,
-            "message": message[:_MESSAGE_LIMIT],
-            "metrics": {name: f"{value:.6g}" for name, value in (done.metrics if done else {}).items()},
-            "artifact": artifact,
-        }
-    )
+    words = {
+        "outcome": outcome,
+        "reason": reason,
+        "message": message[:_MESSAGE_LIMIT],
+        "metrics": {name: f"{value:.6g}" for name, value in (done.metrics if done else {}).items()},
+        "artifact": artifact,
+    }
+    whole = json.dumps({**words, "inputs": dict(pins or {})})
+    text = whole if len(whole) <= _WORDS_LIMIT else json.dumps(words)
     try:
         write_atomic(Path(path), text)
     except OSError:  # the kubelet's termination file is a mount: it can be written but not replaced
@@ -180,6 +184,7 @@ def _run(main: Callable[[JobContext], Outcome]) -> int:
         stream=sys.stderr,
         force=True,
     )
+    pins: dict[str, str] = {}
     try:
         context = context_from_env(dict(os.environ))
         signal.signal(signal.SIGTERM, lambda *_: context.stopping.set())
@@ -192,6 +197,9 @@ def _run(main: Callable[[JobContext], Outcome]) -> int:
                 raise ConfigError(
                     f"port {port} for progress and metrics is taken ({error.strerror}); stop what listens there"
                 ) from None
+        if context.rank == 0 and context.index == 0:
+            pins = pin(context.run_dir, context.config.inputs)
+            context.reporter.update(inputs=pins)
         done = main(context)
     except QedError as error:
         log.error("%s", error)
@@ -202,7 +210,7 @@ def _run(main: Callable[[JobContext], Outcome]) -> int:
         _last_words("Failed", type(error).__name__, f"{type(error).__name__}: {error}")
         return QedError.exit_code
     log.info("%s", done.message)
-    _last_words("Succeeded", "Completed", done.message, done)
+    _last_words("Succeeded", "Completed", done.message, done, pins)
     return 0
 
 

@@ -102,6 +102,7 @@ REFERENCE_KL = Gauge(
     "qednano_rl_reference_kl_nats", "k3 estimate of KL(policy || reference policy) per token, in nats."
 )
 KL = Gauge("qednano_rl_behaviour_kl_nats", "k3 estimate of KL(behaviour policy || policy) per token, in nats.")
+WEIGHT_PAUSE_SECONDS = Histogram("qednano_weight_pause_seconds", "Seconds that generation stood still to load weights.")
 WEIGHT_PUBLISH_SECONDS = Histogram("qednano_weight_publish_seconds", "Seconds the trainer takes to publish weights.")
 WEIGHT_SYNC_FAILURES = Counter("qednano_weight_sync_failures", "Times that a server could not load new weights.")
 WEIGHT_SYNC_SECONDS = Histogram("qednano_weight_sync_seconds", "Seconds from publishing weights to serving them.")
@@ -126,4 +127,9 @@ LLM_BUDGET_SPENT = Gauge("qednano_llm_budget_spent_ratio", "Share of the budget 
 
 ROWS = Counter("qednano_data_rows", "Dataset rows by stage and outcome.", ["stage", "outcome"])
 EVAL_SCORE = Gauge("qednano_eval_score", "Mean score (0 to 1) of an evaluated model.", ["model"])
+CHECKPOINT_SCORE = Gauge(
+    "qednano_eval_checkpoint_score",
+    "Mean score (0 to 1) of a training run's checkpoint, by the evaluation of spec.evaluations that measures it.",
+    ["training", "evaluation", "step"],
+)
 EVAL_SAMPLES = Counter("qednano_eval_samples", "Samples graded by an evaluation.", ["model"])

@@ -42,6 +42,8 @@ class ProgressReport(BaseModel):
     message: str = ""
     paused: str = ""  # why the job waits by its own decision; empty while it goes on
     exports: list[int] = Field(default_factory=list)  # steps of a training run whose weights can be evaluated
+    inputs: dict[str, str] = Field(default_factory=dict)  # field to digest of inputs that the run pinned itself
+    checkpointed: float = 0.0  # Unix time at which the newest checkpoint was complete; 0 before the first
     updated: float = 0.0
 
 
@@ -68,6 +70,8 @@ class Reporter:
         message: str | None = None,
         paused: str | None = None,
         exports: Sequence[int] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        checkpointed: float | None = None,
     ) -> None:
         """Change what is given and leave the rest; a new stage starts the rate afresh."""
         with self._lock:
@@ -85,6 +89,10 @@ class Reporter:
                 report.paused = paused
             if exports is not None:
                 report.exports = sorted(set(exports))[-EXPORTS_TOLD:]
+            if inputs is not None:
+                report.inputs = dict(inputs)
+            if checkpointed is not None:
+                report.checkpointed = checkpointed
             if metrics:
                 report.metrics.update({name: float(value) for name, value in metrics.items()})
             if step is not None:
@@ -155,4 +163,7 @@ class Reporter:
 
 def parse_report(body: bytes | str) -> ProgressReport:
     """Read an answer of ``GET /progress``; ValueError when it is none (the peer is not trusted)."""
-    return ProgressReport.model_validate(json.loads(body))
+    try:
+        return ProgressReport.model_validate(json.loads(body))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -11,7 +12,7 @@ from qednano.api.status import Progress
 from qednano.plan.progress import HEADLINES
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from qednano.local.session import RunView
 
@@ -30,6 +31,7 @@ _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("HEADLINE", "left"),
     ("STALENESS", "right"),
 )
+_LEFT_OUT = ("STALENESS", "", "RATE", "STAGE")  # on a narrow terminal, in this order, rather than cut a name
 _STYLES = {
     Phase.SUCCEEDED: "green",
     Phase.FAILED: "bold red",
@@ -148,15 +150,49 @@ class LiveDisplay:
         self._live.stop()
 
 
+def display_on(file: TextIO) -> LiveDisplay | PlainDisplay:
+    """A table in place where ``file`` is a terminal, plain lines where it is not."""
+    return LiveDisplay() if file is sys.stdout and file.isatty() else PlainDisplay(file)
+
+
 def _over(view: RunView) -> bool:
     return view.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+
+
+class _Grid:
+    """Rows of cells as a table that leaves out columns where the terminal is too narrow for all."""
+
+    def __init__(self, rows: Sequence[Sequence[RenderableType]]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import measure_renderables
+        from rich.table import Table
+
+        wide = {
+            column: measure_renderables(
+                console, options, [_COLUMNS[column][0], *(row[column] for row in self._rows)]
+            ).maximum
+            + 2
+            for column in range(len(_COLUMNS))
+            if any(row[column] for row in self._rows)
+        }
+        for name in _LEFT_OUT:
+            if sum(wide.values()) - 2 > options.max_width:
+                wide = {column: width for column, width in wide.items() if _COLUMNS[column][0] != name}
+        grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        for column in wide:
+            name, justify = _COLUMNS[column]
+            grid.add_column(name, justify=justify, no_wrap=True)
+        for row in self._rows:
+            grid.add_row(*(row[column] for column in wide))
+        yield grid
 
 
 def table(views: Sequence[RunView]) -> RenderableType:
     """All runs as a rich table, with messages below it."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
     rows: list[list[RenderableType]] = []
@@ -185,11 +221,4 @@ def table(views: Sequence[RunView]) -> RenderableType:
         if view.status.message:
             style = "red" if view.phase is Phase.FAILED else "yellow"
             messages.append(Text(f"{view.label}: {view.status.message}", style=style))
-    shown = [column for column in range(len(_COLUMNS)) if any(row[column] for row in rows)]
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in shown:
-        name, justify = _COLUMNS[column]
-        grid.add_column(name, justify=justify, no_wrap=True)
-    for row in rows:
-        grid.add_row(*(row[column] for column in shown))
-    return Group(grid, *messages)
+    return Group(*([_Grid(rows)] if rows else []), *messages)

@@ -7,9 +7,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _COMMAND_SECONDS = 5
 _INSTALL = "run make venv, or pip install '.[train]' in a checkout for GPUs"
@@ -24,6 +25,15 @@ class Finding:
     found: str
     remedy: str = ""
     needed: bool = True
+
+    @property
+    def mark(self) -> str:
+        """ok, MISS for what can't be done without, or a dash for what is missing and not needed."""
+        return "ok  " if self.ok else "MISS" if self.needed else "-   "
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
 
 
 def examine() -> list[Finding]:

@@ -51,6 +51,21 @@ def score_rows(scores: Sequence[Score]) -> list[list[str]]:
     return rows
 
 
+def comparison_rows(folder: RunFolder) -> list[list[str]]:
+    """Each baseline against the evaluated model, paired, as rows of text with a heading; [] without baselines."""
+    try:
+        compared = json.loads((folder.artifact / "scores.json").read_text())["comparisons"]
+    except (OSError, ValueError, KeyError):
+        return []  # an evaluation of graders
+    rows = [["AGAINST", "DIFFERENCE", "95 % INTERVAL", "P", "BETTER", "WORSE", "EQUAL"]]
+    for name, found in compared.items():
+        difference = found["difference"]
+        interval = f"{difference['low']:+.3f} to {difference['high']:+.3f}"
+        counts = [str(found[who]) for who in ("better", "worse", "equal")]
+        rows.append([name, f"{difference['mean']:+.3f}", interval, f"{found['p_value']:.2g}", *counts])
+    return rows if len(rows) > 1 else []
+
+
 def report_of(view: RunView) -> Path | None:
     """The HTML report of a finished run, None when it has none."""
     if view.folder is None or view.phase is not Phase.SUCCEEDED:

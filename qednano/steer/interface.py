@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from qednano.api import KINDS, TERMINAL, RunStatus
 from qednano.errors import UsageError
@@ -25,6 +25,11 @@ class Listed:
         place = "" if self.namespace == "default" else f"{self.namespace}/"
         return f"{place}{self.kind}/{self.name}"
 
+    def as_json(self) -> dict[str, Any]:
+        """The run with its status, for programs."""
+        status = self.status.model_dump(mode="json", by_alias=True, exclude_none=True) if self.status else {}
+        return {"run": self.label, "folder" if "/" in self.where else "namespace": self.where, **status}
+
     @property
     def phase(self) -> str:
         """Where the run is; Pending before anyone has looked at it."""
@@ -36,17 +41,21 @@ class Listed:
         return self.status is not None and self.status.phase in TERMINAL
 
 
-class Place(Protocol):
-    """A root of local runs, or a namespace of a cluster."""
+class Runs(Protocol):
+    """Runs that can be listed."""
 
     @property
     def about(self) -> str:
-        """Where it is, as in "under qed-runs"."""
+        """Where they are, as in "under qed-runs"."""
         ...
 
     def runs(self) -> list[Listed]:
         """Every run, oldest first."""
         ...
+
+
+class Place(Runs, Protocol):
+    """A root of local runs, or a namespace of a cluster."""
 
     def suspend(self, run: Listed) -> str:
         """Have it save and stop; a sentence that says what happens."""
@@ -73,7 +82,7 @@ def kind_of(word: str) -> str:
     return ""
 
 
-def find(place: Place, wanted: str) -> tuple[Listed, str]:
+def find(place: Runs, wanted: str) -> tuple[Listed, str]:
     """The run that ``[kind/]name[/role]`` means, the newest of its name, and the role or ''. Raises UsageError."""
     runs = place.runs()
     parts = wanted.split("/")
