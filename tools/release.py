@@ -35,26 +35,31 @@ def settings() -> list[str]:
     return [f"--set={key}={value}" for key, value in values.items()]
 
 
-def install(kubeconfig: Path, timeout_seconds: int = 180) -> None:
-    """Install or upgrade the release and wait until the operator is ready. Raises ClusterError with Helm's words."""
-    command = [
-        helm(),
+def run_helm(kubeconfig: Path, *arguments: str) -> str:
+    """One Helm command on the release's namespace; what it prints. Raises ClusterError with Helm's words."""
+    command = [helm(), *arguments, f"--namespace={NAMESPACE}", f"--kubeconfig={kubeconfig}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ClusterError(f"helm {arguments[0]} of {CHART.name} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def install(kubeconfig: Path, *values: str, timeout_seconds: int = 180) -> None:
+    """Install or upgrade the release, with further values (``name=value``), and wait until the operator is ready."""
+    run_helm(
+        kubeconfig,
         "upgrade",
         NAME,
-        CHART,
+        str(CHART),
         "--install",
         "--create-namespace",
-        f"--namespace={NAMESPACE}",
-        f"--kubeconfig={kubeconfig}",
         "--wait",
         f"--timeout={timeout_seconds}s",
         # The native cluster's kube-apiserver describes an older CRD schema than the server that takes the CRDs.
         "--disable-openapi-validation",
         *settings(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ClusterError(f"helm could not install {CHART.name}: {done.stderr.strip()}")
+        *(f"--set={value}" for value in values),
+    )
 
 
 def main() -> int:

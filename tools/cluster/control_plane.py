@@ -29,6 +29,15 @@ _USERS = {
     "kubelet": ("system:node:node1", "system:nodes"),
     "kube-proxy": ("system:kube-proxy", ""),
 }
+_AUDIT_POLICY = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
+- level: None
+"""
 
 
 def free_port() -> int:
@@ -43,7 +52,8 @@ class ControlPlane:
     """One control plane, all of whose state lies under `folder`.
 
     `address` is where the API server listens; `pods_run` says whether a kubelet will join (service accounts are
-    then enforced, as they are on a real cluster); `ephemeral` ties the processes' lives to this one's.
+    then enforced, as they are on a real cluster); `ephemeral` ties the processes' lives to this one's; `audited`
+    writes what service accounts ask for to `audit_log`, one JSON event a line.
     """
 
     folder: Path
@@ -51,6 +61,12 @@ class ControlPlane:
     address: str = "127.0.0.1"
     pods_run: bool = False
     ephemeral: bool = False
+    audited: bool = False
+
+    @property
+    def audit_log(self) -> Path:
+        """What service accounts asked for, where `audited`."""
+        return self.folder / "audit.jsonl"
 
     @property
     def kubeconfig(self) -> Path:
@@ -101,6 +117,10 @@ class ControlPlane:
         for watchers to leave."""
         for daemon in reversed(self._daemons()):
             daemon.stop(seconds=0)
+
+    def kill(self, name: str) -> None:
+        """Ends one process at once, as a crash would; `start` brings it back."""
+        self._daemon(name).stop(seconds=0)
 
     def _daemons(self) -> list[Daemon]:
         return [
@@ -221,6 +241,10 @@ class ControlPlane:
         if not self.pods_run:
             # Pods never run here, and nobody makes their service accounts; a loopback address can't be an endpoint.
             argv += ["--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none"]
+        if self.audited:
+            policy = self.folder / "audit-policy.yaml"
+            policy.write_text(_AUDIT_POLICY)
+            argv += [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}"]
         return argv
 
     def _start_crd_server(self) -> None:
@@ -275,4 +299,9 @@ class ControlPlane:
         ]
         if self.binaries.version < (1, 23):
             argv += ["--feature-gates=TTLAfterFinished=true", "--port=0"]
+        if self.ephemeral:
+            # No kubelet renews the nodes of a test, so this controller would take each node for lost and, whenever it
+            # sees a binding late, mark a pod as not ready that the test has just marked as ready.
+            argv.append("--controllers=*,-nodelifecycle")
+            argv.append("--horizontal-pod-autoscaler-sync-period=2s")
         self._daemon("kube-controller-manager").start(argv, dies_with_parent=self.ephemeral)

@@ -27,7 +27,9 @@ _PASSES = exported(op.RECONCILES)
 ALERTS = (
     Alert(
         "QedRunStalled",
-        f"(changes({_STEP}[30m]) == 0 and {_STEP} < {_TARGET} and {exported(m.PAUSED)} == 0)",
+        # offset: a run that has just begun has made no step either
+        f"max by ({_RUN}) (changes({_STEP}[30m]) == 0 and {_STEP} < {_TARGET} and {exported(m.PAUSED)} == 0 "
+        f"and {_STEP} offset 30m >= 0)",
         "5m",
         "critical",
         "{{ $labels.namespace }}/{{ $labels.run }} has made no step for 30 minutes",
@@ -76,7 +78,8 @@ ALERTS = (
     ),
     Alert(
         "QedEffectiveSampleSizeLow",
-        f"{series(m.EFFECTIVE_SAMPLE_SIZE, '')} < 0.3",
+        # zero is what a trainer shows that has no such weights: of an SFTRun, or before the first step
+        f"{series(m.EFFECTIVE_SAMPLE_SIZE, '')} > 0 < 0.3",
         "15m",
         "warning",
         "Importance weights of {{ $labels.namespace }}/{{ $labels.run }} leave less than 30 % of the batch",

@@ -6,21 +6,33 @@ from qednano_operator import metrics as op
 
 from qednano import metrics as m
 from tools.observability.model import Dashboard, Panel, Query, Row
-from tools.observability.promql import WINDOW, exported, mean, quantile, rate, series, total
+from tools.observability.promql import RUN, WINDOW, exported, mean, only, progress, quantile, rate, series, total
 
-_TRAINER = 'namespace=~"$namespace",run=~"$run",role="trainer"'
+_TRAINER = f'{RUN},role="trainer"'
+_DATASET = f'{RUN},role="dataset"'
 _FLEET = 'namespace=~"$namespace"'
 _ALL = ""
+_BY_RUN = "namespace, run"
 _RUNNING = 'phase="Running"'
 _WAITING = 'phase=~"Pending|Waiting|Queued|Starting"'
 _FAILED = 'phase="Failed"'
-_KEPT = 'namespace=~"$namespace",run=~"$run",outcome="ok"'
-_DROPPED = 'namespace=~"$namespace",run=~"$run",outcome!="ok"'
+_KEPT = f'{RUN},outcome="ok"'
+_DROPPED = f'{RUN},outcome!="ok"'
 _ERRORS = 'result="error"'
 _REFUSED = 'code=~"[45].."'
 
 
 _NO_MODEL = "a run that asks a language model"
+_LONG = "a dataset that takes longer than two scrapes"
+
+
+def _page_of(kind: str, uid: str, title: str, about: str, rows: tuple[Row, ...]) -> Dashboard:
+    """A page about runs of one kind: panels that pages share show only its own."""
+    chosen = tuple(
+        Row(row.title, tuple(panel.where(lambda expression: only(kind, expression)) for panel in row.panels))
+        for row in rows
+    )
+    return Dashboard(uid, title, about, chosen, kind=kind)
 
 
 def _lines(title: str, unit: str, about: str, *queries: tuple[str, str], **more: object) -> Panel:
@@ -109,7 +121,7 @@ _PROGRESS = (
         "Progress",
         "percentunit",
         "Share of the steps that are done.",
-        f"max({series(m.STEP, _TRAINER)}) / max({series(m.STEPS_TOTAL, _TRAINER)})",
+        f"max({progress(_TRAINER)})",
     ),
     _stat(
         "Steps a minute",
@@ -135,45 +147,45 @@ _OPTIMIZER = Row(
             "Tokens trained",
             "short",
             "Tokens a second through the trainer.",
-            (rate(m.TOKENS_TRAINED, "run", _TRAINER), "{{run}}"),
+            (rate(m.TOKENS_TRAINED, _BY_RUN, _TRAINER), "{{run}}"),
         ),
         _lines(
             "Steps skipped",
             "short",
             "Steps whose loss or gradient was not finite; none is the healthy number.",
-            (f"sum by (run) ({series(m.SKIPPED_STEPS, _TRAINER)})", "{{run}}"),
+            (f"sum by (namespace, run) ({series(m.SKIPPED_STEPS, _TRAINER)})", "{{run}}"),
         ),
         _lines(
             "Evaluation loss",
             "short",
             "Loss per token on the held-out rows of SFT runs.",
-            (f"max by (run) ({series(m.EVALUATION_LOSS, _TRAINER)})", "{{run}}"),
-            needs="spec.evaluation of an SFTRun",
+            (f"max by (namespace, run) ({series(m.EVALUATION_LOSS, _TRAINER)})", "{{run}}"),
+            needs="spec.validation of an SFTRun",
         ),
         _lines(
             "Tokens a second in a step",
             "short",
             "Tokens over the seconds of the last optimizer step, without waits between steps.",
-            (f"max by (run) ({series(m.TOKEN_RATE, _TRAINER)})", "{{run}}"),
+            (f"max by (namespace, run) ({series(m.TOKEN_RATE, _TRAINER)})", "{{run}}"),
         ),
         _lines(
             "Model FLOPs utilisation",
             "percentunit",
             "Share of the GPUs' bf16 peak that the model's own operations take.",
-            (f"max by (run) ({series(m.MFU, _TRAINER)})", "{{run}}"),
+            (f"max by (namespace, run) ({series(m.MFU, _TRAINER)})", "{{run}}"),
             needs="GPUs",
         ),
         _lines(
             "Trainer memory",
             "bytes",
             "Most memory held so far: of rank 0's GPU, or of the machine.",
-            (f"max by (run) ({series(m.TRAINER_MEMORY, _TRAINER)})", "{{run}}"),
+            (f"max by (namespace, run) ({series(m.TRAINER_MEMORY, _TRAINER)})", "{{run}}"),
         ),
         _lines(
             "Trainer GPU-seconds",
             "s",
             "GPU-seconds a second: how many GPUs train.",
-            (rate(m.GPU_SECONDS, "run", _TRAINER), "{{run}}"),
+            (rate(m.GPU_SECONDS, _BY_RUN, _TRAINER), "{{run}}"),
             needs="GPUs",
         ),
     ),
@@ -254,6 +266,32 @@ FLEET = Dashboard(
                     needs="a run with GPUs",
                 ),
                 _lines(
+                    "Cost of GPUs by namespace",
+                    "short",
+                    "GPU time of the last 24 hours at the price that held when each run started: the ten dearest.",
+                    (
+                        f"topk(10, sum by (namespace) (increase({series(op.GPU_COST, _FLEET)}[24h])))",
+                        "{{namespace}}",
+                    ),
+                    draw="stacked",
+                    width=12,
+                    needs="a run with GPUs and a price",
+                ),
+                _lines(
+                    "Goodput by namespace",
+                    "percentunit",
+                    "Part of the last hour's GPU time that was neither lost to restarts nor spent on starting: the ten "
+                    "lowest.",
+                    (
+                        f"bottomk(10, 1 - (sum by (namespace) (increase({series(op.LOST_GPU_SECONDS, _FLEET)}[1h])) "
+                        f"+ sum by (namespace) (increase({series(op.STARTING_GPU_SECONDS, _FLEET)}[1h]))) "
+                        f"/ (sum by (namespace) (increase({series(op.GPU_SECONDS, _FLEET)}[1h])) > 0))",
+                        "{{namespace}}",
+                    ),
+                    width=12,
+                    needs="a run with GPUs",
+                ),
+                _lines(
                     "Restarts",
                     "short",
                     "Attempts after the first, by why the last one ended, in an hour.",
@@ -262,12 +300,23 @@ FLEET = Dashboard(
                     needs="a restart within the hour",
                 ),
                 _lines(
+                    "Alerts",
+                    "none",
+                    "Those of this project that are pending or fire; each has a section in the runbooks.",
+                    (
+                        f'count by (alertname, alertstate) (ALERTS{{alertname=~"Qed.+",{_FLEET}}})',
+                        "{{alertname}} {{alertstate}}",
+                    ),
+                    draw="stacked",
+                    width=12,
+                    needs="an alert",
+                ),
+                _lines(
                     "Progress of runs",
                     "percentunit",
                     "The twenty least advanced of the runs that report.",
                     (
-                        f"bottomk(20, max by (namespace, run) ({series(m.STEP, _FLEET)}) "
-                        f"/ max by (namespace, run) ({series(m.STEPS_TOTAL, _FLEET)} > 0))",
+                        f"bottomk(20, max by (namespace, run) ({progress(_FLEET)}))",
                         "{{namespace}}/{{run}}",
                     ),
                     width=12,
@@ -309,7 +358,8 @@ FLEET = Dashboard(
     ),
 )
 
-RL = Dashboard(
+RL = _page_of(
+    "RLRun",
     "qednano-rl",
     "qednano / RL run",
     "One RLRun: is it learning, is it healthy, is it fast?",
@@ -331,29 +381,29 @@ RL = Dashboard(
                     "percentunit",
                     "Mean reward (0 to 1) of the groups drawn, and its standard deviation within groups: at zero there "
                     "is nothing to learn from.",
-                    (series(m.REWARD_MEAN), "mean"),
-                    (series(m.REWARD_STD), "std within groups"),
+                    (series(m.REWARD_MEAN), "{{run}} mean"),
+                    (series(m.REWARD_STD), "{{run}} std within groups"),
                 ),
                 _lines(
                     "Trained reward",
                     "percentunit",
                     "Mean reward of the samples of the last step, and of groups by the cycles of the reasoning cache "
                     "behind them.",
-                    (series(m.TRAINED_REWARD), "trained"),
-                    (f"max by (cycles) ({series(m.TURN_REWARD)})", "after {{cycles}} cycles"),
+                    (series(m.TRAINED_REWARD), "{{run}} trained"),
+                    (f"max by (namespace, run, cycles) ({series(m.TURN_REWARD)})", "{{run}} after {{cycles}} cycles"),
                 ),
                 _lines(
                     "Reward quantiles",
                     "percentunit",
                     "Of graded samples: a gap between the two is what groups can learn from.",
-                    (quantile(0.25, m.REWARDS), "25 %"),
-                    (quantile(0.75, m.REWARDS), "75 %"),
+                    (quantile(0.25, m.REWARDS, _BY_RUN), "{{run}} 25 %"),
+                    (quantile(0.75, m.REWARDS, _BY_RUN), "{{run}} 75 %"),
                 ),
                 _lines(
                     "Groups without variance",
                     "percentunit",
                     "Share of the last groups whose samples were all rewarded alike. Much: too easy or too hard.",
-                    (series(m.ZERO_VARIANCE), "all alike"),
+                    (series(m.ZERO_VARIANCE), "{{run}}"),
                 ),
                 _lines(
                     "Entropy",
@@ -365,22 +415,25 @@ RL = Dashboard(
                     "KL",
                     "none",
                     "Of the behaviour policy to the policy, per token, in nats (k3): how far samples are off-policy.",
-                    (series(m.KL), "behaviour"),
-                    (series(m.REFERENCE_KL), "policy to reference"),
+                    (series(m.KL), "{{run}} behaviour"),
+                    (series(m.REFERENCE_KL), "{{run}} policy to reference"),
                 ),
                 _lines(
                     "Response length",
                     "none",
                     "Completion tokens.",
-                    (quantile(0.5, m.RESPONSE_TOKENS), "median"),
-                    (quantile(0.95, m.RESPONSE_TOKENS), "95 %"),
+                    (quantile(0.5, m.RESPONSE_TOKENS, _BY_RUN), "{{run}} median"),
+                    (quantile(0.95, m.RESPONSE_TOKENS, _BY_RUN), "{{run}} 95 %"),
                     log=True,
                 ),
                 _lines(
                     "Cut off",
                     "percentunit",
                     "Share of completions that the token limit ended.",
-                    (f"{rate(m.TRUNCATED)} / {rate(m.RESPONSE_TOKENS, part='count')}", "cut off"),
+                    (
+                        f"{rate(m.TRUNCATED, _BY_RUN)} / {rate(m.RESPONSE_TOKENS, _BY_RUN, part='count')}",
+                        "{{run}}",
+                    ),
                 ),
                 _lines(
                     "Groups",
@@ -398,22 +451,22 @@ RL = Dashboard(
                     "Staleness",
                     "none",
                     "Optimizer steps between the weights that made a sample and those that learn from it.",
-                    (mean(m.STALENESS), "mean"),
-                    (quantile(0.95, m.STALENESS), "95 %"),
+                    (mean(m.STALENESS, _BY_RUN), "{{run}} mean"),
+                    (quantile(0.95, m.STALENESS, _BY_RUN), "{{run}} 95 %"),
                 ),
                 _lines(
                     "Importance ratio",
                     "none",
                     "Quantiles of new over old probability, per token.",
-                    (series(m.IMPORTANCE_RATIO), "{{quantile}}"),
+                    (series(m.IMPORTANCE_RATIO, _TRAINER), "{{run}} {{quantile}}"),
                     log=True,
                 ),
                 _lines(
                     "Effective sample size",
                     "percentunit",
                     "Share of the batch that its importance weights leave, and share of tokens truncated or clipped.",
-                    (series(m.EFFECTIVE_SAMPLE_SIZE), "effective sample size"),
-                    (series(m.CLIPPED_SHARE), "clipped"),
+                    (series(m.EFFECTIVE_SAMPLE_SIZE), "{{run}} effective sample size"),
+                    (series(m.CLIPPED_SHARE), "{{run}} clipped"),
                 ),
             ),
         ),
@@ -424,25 +477,25 @@ RL = Dashboard(
                     "Tokens",
                     "short",
                     "Tokens a second: generated by the pool, and through the trainer.",
-                    (rate(m.TOKENS_GENERATED), "generated"),
-                    (rate(m.TOKENS_TRAINED, where=_TRAINER), "trained"),
+                    (rate(m.TOKENS_GENERATED, _BY_RUN), "{{run}} generated"),
+                    (rate(m.TOKENS_TRAINED, _BY_RUN, _TRAINER), "{{run}} trained"),
                 ),
                 _lines(
                     "Trainer waits",
                     "percentunit",
                     "Share of the time that the trainer waits for groups, or is busy with steps. Much waiting: the "
                     "pool is too small.",
-                    (rate(m.TRAINER_WAIT), "waiting"),
-                    (rate(m.TRAINER_BUSY), "busy"),
+                    (rate(m.TRAINER_WAIT, _BY_RUN), "{{run}} waiting"),
+                    (rate(m.TRAINER_BUSY, _BY_RUN), "{{run}} busy"),
                 ),
                 _lines(
                     "Queue",
                     "none",
                     "Groups published and not yet consumed. Always full: the trainer is the bottleneck.",
-                    (series(m.QUEUE_DEPTH), "queued"),
-                    (series(m.GROUPS_IN_FLIGHT), "in flight"),
+                    (series(m.QUEUE_DEPTH), "{{run}} queued"),
+                    (series(m.GROUPS_IN_FLIGHT), "{{run}} in flight"),
                 ),
-                _lines("Pool", "none", "Servers with a live heartbeat.", (series(m.POOL_SERVERS), "servers")),
+                _lines("Pool", "none", "Servers with a live heartbeat.", (series(m.POOL_SERVERS), "{{run}}")),
                 _lines(
                     "Moved samples",
                     "short",
@@ -463,7 +516,7 @@ RL = Dashboard(
                     "Weights",
                     "none",
                     "Version (optimizer step) in use by trainer and servers; a widening gap is a sync that fails.",
-                    (f"max by (role) ({series(m.WEIGHT_VERSION)})", "{{role}}"),
+                    (f"max by (namespace, run, role) ({series(m.WEIGHT_VERSION)})", "{{run}} {{role}}"),
                 ),
                 _lines(
                     "Weight sync",
@@ -472,6 +525,7 @@ RL = Dashboard(
                     (quantile(0.5, m.WEIGHT_SYNC_SECONDS), "median"),
                     (quantile(0.95, m.WEIGHT_SYNC_SECONDS), "95 %"),
                     (quantile(0.95, m.WEIGHT_PUBLISH_SECONDS), "publishing, 95 %"),
+                    (quantile(0.95, m.WEIGHT_PAUSE_SECONDS), "generation stands still, 95 %"),
                     (rate(m.WEIGHT_SYNC_FAILURES), "failures a second"),
                 ),
             ),
@@ -498,8 +552,8 @@ RL = Dashboard(
                     "Grader health",
                     "percentunit",
                     "Share of the last grades that failed, and of canary attacks that earned a point.",
-                    (series(m.GRADER_FAILURE_RATIO), "failed"),
-                    (series(m.GRADER_CANARY_SUCCESS), "canaries that succeeded"),
+                    (series(m.GRADER_FAILURE_RATIO), "{{run}} failed"),
+                    (series(m.GRADER_CANARY_SUCCESS), "{{run}} canaries that succeeded"),
                     needs="a grader that asks a model",
                 ),
                 _lines(
@@ -516,10 +570,10 @@ RL = Dashboard(
         _MODELS,
         _OPTIMIZER,
     ),
-    kind="RLRun",
 )
 
-SFT = Dashboard(
+SFT = _page_of(
+    "SFTRun",
     "qednano-sft",
     "qednano / SFT run",
     "One SFTRun: loss, speed and checkpoints.",
@@ -527,10 +581,10 @@ SFT = Dashboard(
         Row("Now", (*_PROGRESS, _checkpoints()[0])),
         Row(_OPTIMIZER.title, (*_OPTIMIZER.panels, _checkpoints()[1])),
     ),
-    kind="SFTRun",
 )
 
-DATA = Dashboard(
+DATA = _page_of(
+    "ProofDataset",
     "qednano-data",
     "qednano / Dataset",
     "One ProofDataset: the funnel of rows, what language models did and cost.",
@@ -538,12 +592,19 @@ DATA = Dashboard(
         Row(
             "Now",
             (
-                _stat("Rows of this stage", "none", "Rows that the stage has taken in.", f"max({series(m.STEP)})"),
+                _stat(
+                    "Rows of this stage",
+                    "none",
+                    "Rows that the stage has taken in.",
+                    f"max({series(m.STEP, _DATASET)})",
+                    _LONG,
+                ),
                 _stat(
                     "Progress of this stage",
                     "percentunit",
                     "Share of its rows.",
-                    f"max({series(m.STEP)}) / max({series(m.STEPS_TOTAL)} > 0)",
+                    f"max({progress(_DATASET)})",
+                    _LONG,
                 ),
             ),
         ),
@@ -560,6 +621,7 @@ DATA = Dashboard(
                     ),
                     draw="bars",
                     width=12,
+                    needs="a dataset with stages",
                 ),
                 _lines(
                     "Rows dropped",
@@ -579,16 +641,16 @@ DATA = Dashboard(
                     "By stage.",
                     (rate(m.ROWS, "stage"), "{{stage}}"),
                     width=12,
-                    needs="a dataset that takes longer than two scrapes",
+                    needs=_LONG,
                 ),
             ),
         ),
         _MODELS,
     ),
-    kind="ProofDataset",
 )
 
-EVALUATION = Dashboard(
+EVALUATION = _page_of(
+    "EvalRun",
     "qednano-evaluation",
     "qednano / Evaluation",
     "Scores of evaluated models, over time and over checkpoints.",
@@ -601,7 +663,7 @@ EVALUATION = Dashboard(
                     "Progress",
                     "percentunit",
                     "Share of the samples.",
-                    f"max({series(m.STEP)}) / max({series(m.STEPS_TOTAL)} > 0)",
+                    f"max({progress()})",
                 ),
             ),
         ),
@@ -612,8 +674,20 @@ EVALUATION = Dashboard(
                     "Score",
                     "percentunit",
                     "Mean score (0 to 1) of each model, as its samples are graded.",
-                    (f"max by (run, model) ({series(m.EVAL_SCORE)})", "{{run}} {{model}}"),
+                    (f"max by (namespace, run, model) ({series(m.EVAL_SCORE)})", "{{run}} {{model}}"),
                     width=12,
+                ),
+                _lines(
+                    "Checkpoints",
+                    "percentunit",
+                    "Mean score (0 to 1) of the checkpoints of training runs, while their EvalRuns go on: the steps of "
+                    "one evaluation are its curve.",
+                    (
+                        f"max by (run, training, evaluation, step) ({series(m.CHECKPOINT_SCORE)})",
+                        "{{run}} {{evaluation}} step {{step}}",
+                    ),
+                    width=12,
+                    needs="a training run with evaluations",
                 ),
                 _lines(
                     "Samples",
@@ -634,7 +708,6 @@ EVALUATION = Dashboard(
         ),
         _MODELS,
     ),
-    kind="EvalRun",
 )
 
 OPERATOR = Dashboard(
@@ -688,6 +761,13 @@ OPERATOR = Dashboard(
                     log=True,
                 ),
                 _lines(
+                    "Errors by reason",
+                    "short",
+                    "Passes that failed or were refused, a second, by why. A Conflict is a run that changed meanwhile.",
+                    (f"{rate(op.ERRORS, 'reason', _ALL)} > 0", "{{reason}}"),
+                    needs="a pass that failed",
+                ),
+                _lines(
                     "Phases entered",
                     "short",
                     "Transitions in an hour.",
@@ -697,13 +777,49 @@ OPERATOR = Dashboard(
             ),
         ),
         Row(
+            "Runs",
+            (
+                _lines(
+                    "Runs by kind and phase",
+                    "none",
+                    "Runs that exist.",
+                    (f"sum by (kind, phase) ({exported(op.RUNS)}) > 0", "{{kind}} {{phase}}"),
+                    draw="stacked",
+                ),
+                _lines(
+                    "Time in a phase",
+                    "s",
+                    "How long runs were in each phase that they left within the interval, median.",
+                    (quantile(0.5, op.PHASE_SECONDS, "phase", _ALL), "{{phase}}"),
+                    log=True,
+                    needs="a run that left a phase within the interval",
+                ),
+                _lines(
+                    "Time in a phase, slowest",
+                    "s",
+                    "The same by kind, 95 %.",
+                    (quantile(0.95, op.PHASE_SECONDS, "kind, phase", _ALL), "{{kind}} {{phase}}"),
+                    log=True,
+                    needs="a run that left a phase within the interval",
+                ),
+                _lines(
+                    "GPU-seconds by namespace",
+                    "s",
+                    "GPU-seconds a second: how many GPUs the runs of a namespace hold. The ten largest.",
+                    (f"topk(10, {rate(op.GPU_SECONDS, 'namespace', _ALL)})", "{{namespace}}"),
+                    draw="stacked",
+                    needs="a run with GPUs",
+                ),
+            ),
+        ),
+        Row(
             "API server",
             (
                 _lines(
                     "Requests",
                     "short",
-                    "A second, by method.",
-                    (rate(op.API_REQUESTS, "method", _ALL), "{{method}}"),
+                    "A second, by verb; watches stay open and are not among them.",
+                    (rate(op.API_REQUESTS, "verb", _ALL), "{{verb}}"),
                     draw="stacked",
                 ),
                 _lines(
@@ -716,8 +832,8 @@ OPERATOR = Dashboard(
                 _lines(
                     "Request time",
                     "s",
-                    "By method, 99 %.",
-                    (quantile(0.99, op.API_SECONDS, "method", _ALL), "{{method}}"),
+                    "By verb, 99 %.",
+                    (quantile(0.99, op.API_SECONDS, "verb", _ALL), "{{verb}}"),
                     log=True,
                 ),
                 _lines(

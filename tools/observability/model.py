@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Draw = Literal["lines", "stacked", "stat", "bars"]
@@ -32,6 +33,10 @@ class Panel:
     height: int = 8
     log: bool = False
     needs: str = ""
+
+    def where(self, narrowed: Callable[[str], str]) -> Panel:
+        """The same panel with other expressions."""
+        return replace(self, queries=tuple(Query(narrowed(query.expression), query.legend) for query in self.queries))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
-"""A real Prometheus over the runs of one root: `python -m tools.observability.prometheus qed-runs`."""
+"""A real Prometheus over the runs of one root, `python -m tools.observability.prometheus qed-runs`, or of a cluster,
+`python -m tools.observability.prometheus --cluster` (it runs on this machine, which must reach the pods).
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import shutil
@@ -9,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -20,23 +24,25 @@ from typing import Any
 import yaml
 
 from qednano.local.targets import FILE
+from tools.cluster.__main__ import choose
 from tools.cluster.debian import require
 from tools.cluster.errors import ClusterError
 from tools.observability.__main__ import ROOT
+from tools.observability.pods import following
 
 RULES = ROOT / "charts" / "qednano" / "files" / "rules.yaml"
 _READY_SECONDS = 30
 
 
-def configuration(root: Path, others: tuple[dict[str, Any], ...] = (), interval: str = "2s") -> dict[str, Any]:
-    """Scrape what runs under the root, and what `others` (scrape configs) name."""
-    files = {"files": [str(root.resolve() / FILE)], "refresh_interval": "2s"}
+def configuration(file: Path, others: tuple[dict[str, Any], ...] = (), interval: str = "2s") -> dict[str, Any]:
+    """Scrape the targets in a file, and what `others` (scrape configs) name."""
+    files = {"files": [str(file.resolve())], "refresh_interval": "2s"}
     return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [str(RULES)],
         "scrape_configs": [
             # honor_labels: a metric's own role goes before that of the process it comes from, as in the chart
-            {"job_name": "qednano-runs", "honor_labels": True, "file_sd_configs": [files]},
+            {"job_name": "qednano", "honor_labels": True, "file_sd_configs": [files]},
             *others,
         ],
     }
@@ -117,16 +123,24 @@ def _wait(found: Prometheus, process: subprocess.Popen[bytes], log: Path) -> Non
 
 def main() -> int:
     """Serve until interrupted."""
-    if len(sys.argv) not in (2, 3):
-        print("usage: python -m tools.observability.prometheus ROOT [FOLDER]", file=sys.stderr)
-        return 64
-    data = Path(sys.argv[2]) if len(sys.argv) == 3 else None
+    parser = argparse.ArgumentParser(prog="python -m tools.observability.prometheus", description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, help="folder of runs of this machine")
+    parser.add_argument("--cluster", action="store_true", help="the cluster of tools.cluster, or of QEDNANO_KUBECONFIG")
+    parser.add_argument("--data", type=Path, help="folder that keeps what is scraped")
+    arguments = parser.parse_args()
+    if arguments.cluster == (arguments.root is not None):
+        parser.error("name a folder of runs, or --cluster")
     try:
-        with serving(configuration(Path(sys.argv[1])), data) as found:
-            print(f"Prometheus of {sys.argv[1]}: {found.url} (Ctrl-C ends it)", flush=True)
+        with contextlib.ExitStack() as open_until_end:
+            if arguments.cluster:
+                what, file = "the cluster", Path(open_until_end.enter_context(tempfile.TemporaryDirectory())) / FILE
+                open_until_end.enter_context(following(choose(None, native=False).kubeconfig, file))
+            else:
+                what, file = str(arguments.root), arguments.root / FILE
+            found = open_until_end.enter_context(serving(configuration(file), arguments.data))
+            print(f"Prometheus of {what}: {found.url} (Ctrl-C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(3600)
+                threading.Event().wait()
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

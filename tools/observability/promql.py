@@ -63,6 +63,19 @@ def mean(metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
     return f"{rate(metric, by, where, 'sum')} / {rate(metric, by, where, 'count')}"
 
 
+def progress(where: str = RUN) -> str:
+    """Share of the work that is done, of each process that knows how much there is.
+
+    Other processes of a run count steps of another sort (samples served, groups drawn), so the two are matched first.
+    """
+    return f"{series(metrics.STEP, where)} / ({series(metrics.STEPS_TOTAL, where)} > 0)"
+
+
+def only(kind: str, expression: str) -> str:
+    """The expression for runs of one kind: kinds may share names, and "All" is all of the page."""
+    return expression.replace(RUN, f'{RUN},run_kind="{kind}"')
+
+
 def total(metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
     """Sum of a gauge's or a counter's series."""
     return f"sum{_by(by)} ({series(metric, where)})"
@@ -70,3 +83,11 @@ def total(metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
 
 def _by(labels: str) -> str:
     return f" by ({labels})" if labels else ""
+
+
+def concrete(expression: str, interval: str = "30s") -> str:
+    """The expression with Grafana's variables filled in: everything, over a fixed interval."""
+    values = {"$__rate_interval": interval, "$namespace": ".*", "$run": ".*"}
+    for name, value in values.items():
+        expression = expression.replace(name, value)
+    return expression

@@ -45,16 +45,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
-{{/* What the operator may do in a namespace it serves. */}}
+{{/* What the operator may do in a namespace it serves; tests/operator/test_access.py holds it equal to what it does. */}}
 {{- define "qednano.rules" -}}
 - apiGroups: [qednano.dev]
   resources: [proofdatasets, sftruns, rlruns, evalruns]
-  # delete: spec.ttlSecondsAfterFinished
-  verbs: [get, list, watch, delete]
-# Evaluations of checkpoints, for runs that ask for them.
+  # delete: spec.ttlSecondsAfterFinished; patch: the finalizer of spec.artifacts.retention
+  verbs: [list, watch, patch, delete]
+# Evaluations of checkpoints, for runs that ask for them; get says whose an object is that has their name.
 - apiGroups: [qednano.dev]
   resources: [evalruns]
-  verbs: [create]
+  verbs: [get, create]
 - apiGroups: [qednano.dev]
   resources: [proofdatasets/status, sftruns/status, rlruns/status, evalruns/status]
   verbs: [patch]
@@ -64,23 +64,41 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, delete]
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]
+# What is left of quotas is compared with what a run needs before it starts.
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list, watch]
+{{- if .Values.jobset.enabled }}
+- apiGroups: [jobset.x-k8s.io]
+  resources: [jobsets]
+  verbs: [list, watch, create, delete]
+{{- end }}
+{{- if .Values.kueue.enabled }}
+# A Workload for each run with a queue, and the handshake about it.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads/status]
+  verbs: [patch]
+{{- end }}
 {{- end }}
