@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import resource
+import statistics
 import time
+from collections.abc import Sequence
 
 
 def machine() -> str:
@@ -29,6 +31,13 @@ class Stopwatch:
     def read(self) -> tuple[float, float]:
         """(wall seconds, processor seconds)."""
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def ratios(name: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Ours over theirs by rounds in which both took turns, so that other work on the machine falls on both alike: the
+    median under `name`, the least and the most beside it."""
+    found = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return {name: statistics.median(found), f"{name}_least": min(found), f"{name}_most": max(found)}
 
 
 def report(name: str, figures: dict[str, float], bars: dict[str, tuple[str, float]]) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def arguments(about: str | None, tokens: int) -> argparse.Namespace:
 
 
 def need_gpu(args: argparse.Namespace) -> None:
-    """End with 78 and a sentence unless there is a GPU that can hold the run."""
+    """End with 78 and a sentence unless there is a GPU that can hold the run; called before anything is allocated."""
     if args.tiny:
         return
     per_layer = 2560 * 128 * (2 * 32 + 2 * 8) + 3 * 2560 * 9728
@@ -62,6 +61,8 @@ def need_gpu(args: argparse.Namespace) -> None:
     if there < wanted:
         print(f"{sys.argv[0]}: this GPU has {there:.0f} GiB; {said}", file=sys.stderr)
         raise SystemExit(78)
+    # PYTORCH_ALLOC_CONF says the same, but is read when torch is imported.
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def build(args: argparse.Namespace) -> TrainingEngine:
@@ -70,7 +71,6 @@ def build(args: argparse.Namespace) -> TrainingEngine:
 
     from qednano.training.attention import choose_attention
 
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     shape = dict(TINY if args.tiny else QWEN3_4B) | {"num_hidden_layers": args.layers}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -110,27 +110,49 @@ def timed(step: Callable[[], StepReport], steps: int) -> tuple[float, StepReport
     return after[len(after) // 2], report
 
 
+KINDS = {
+    "matrix": ("gemm", "cutlass", "nvjet", "aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("flash", "fmha", "scaled_dot_product", "varlen"),
+    "copy": ("memcpy", "memset", "aten::copy_"),
+    "optimizer": ("adam", "multi_tensor"),
+}  # of kernels on a GPU, of operators on a CPU: what the names hold
+
+
 def limits(step: Callable[[], Any]) -> dict[str, float]:
-    """Share of the GPU's time by kind of work in one step, and how long it stood idle: what keeps MFU from 1."""
-    if not torch.cuda.is_available():
-        return {}
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    """Shares of one step's time by kind of work, and of the time in which the GPU stood idle: what keeps MFU from 1.
+
+    On a CPU shares of the operators' own time, which knows no idleness.
+    """
+    cuda = torch.cuda.is_available()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if cuda:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
     began = time.perf_counter()
     with torch.profiler.profile(activities=activities) as profile:
         step()
-        torch.cuda.synchronize()
+        if cuda:
+            torch.cuda.synchronize()
     wall = (time.perf_counter() - began) * 1e6
-    kinds = {"matrix": ("gemm", "cutlass", "nvjet"), "attention": ("flash", "fmha"), "copy": ("Memcpy", "Memset"),
-             "optimizer": ("adam", "multi_tensor")}  # fmt: skip
-    spent = dict.fromkeys([*kinds, "other"], 0.0)
+    spent = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in profile.key_averages():
         name = event.key.lower()
-        kind = next((kind for kind, words in kinds.items() if any(w.lower() in name for w in words)), "other")
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
+        if not cuda:
+            spent[kind] += event.self_cpu_time_total
+        elif event.device_type == torch.autograd.DeviceType.CUDA:
             spent[kind] += event.self_device_time_total
-    return {f"time_{kind}": value / wall for kind, value in spent.items()} | {
-        "time_idle": max(0.0, 1 - sum(spent.values()) / wall)
-    }
+    total = wall if cuda else sum(spent.values())
+    found = {f"time_{kind}": value / total for kind, value in spent.items()}
+    return found | ({"time_idle": max(0.0, 1 - sum(found.values()))} if cuda else {})
+
+
+def say(figures: Mapping[str, float]) -> None:
+    """Print the MFU and what limits it."""
+    mfu = f"{figures['mfu']:.1%}" if "mfu" in figures else "n/a, no peak is known for this device"
+    shares = {name.removeprefix("time_"): value for name, value in figures.items() if name.startswith("time_")}
+    ordered = sorted(shares, key=lambda name: -shares[name])
+    told = ", ".join(f"{name} {shares[name]:.0%}" for name in ordered)
+    print(f"MFU: {mfu}. A step's time: {told}; {ordered[0]} limits it.")
 
 
 def figures_of(seconds: float, step: StepReport, batches: Sequence[MicroBatch]) -> dict[str, float]:

@@ -47,6 +47,7 @@ def main() -> int:
 
     seconds, last = gpu.timed(step, args.steps)
     figures = gpu.figures_of(seconds, last, micros) | {"applied": float(last.applied)} | gpu.limits(step)
+    gpu.say(figures)
     return report(f"RL step, {args.layers} layers, {length} tokens", figures, {"applied": (">=", 1.0)})
 
 

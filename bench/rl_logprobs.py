@@ -3,7 +3,7 @@
 One optimizer step of a small Qwen3 with Qwen3's vocabulary (151,936) on 8,192 tokens: importance-weighted policy
 gradient, entropies shown. The full side is a frugal one: logits once, log-probs by logsumexp, entropy without a graph
 and in slices. Each side is a process of its own; memory is its highest resident set, libraries included; they take
-turns, and the median of the rounds counts.
+turns, and the median of the rounds' ratios counts; processor seconds hardly depend on other work beside.
 
     python -m bench.rl_logprobs [--quick] [--tokens N]
 
@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.figures import report
+from bench.figures import ratios, report
 
 VOCABULARY, HIDDEN, LAYERS, DOCUMENTS = 151_936, 256, 2, 16
 BARS = {"memory_ratio": ("<=", 0.2), "time_ratio": ("<=", 1.15)}
@@ -37,7 +37,7 @@ def full_logits(policy, batch):
 
     hidden = policy.causal_lm.model(
         input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False,
-        documents=document_attention(policy.attention_name, batch.lengths, batch.input_ids.device),
+        documents=document_attention(policy.attention_name, batch.layout, batch.input_ids.device),
     ).last_hidden_state[0]  # fmt: skip
     logits = hidden.index_select(0, batch.predictors) @ policy.causal_lm.lm_head.weight.T
     logprobs = logits.gather(1, batch.targets[:, None]).squeeze(1) - logits.logsumexp(-1)
@@ -71,16 +71,17 @@ def side(name: str, tokens: int, steps: int, threads: int) -> None:
     batch = collate([Document(row, [0.0] + [1 / tokens] * (length - 1), index=i) for i, row in enumerate(ids)])
     advantage = torch.randn(len(batch.targets))
     for _ in range(steps):
-        began = time.perf_counter()
+        began, processor_began = time.perf_counter(), time.process_time()
         logprobs, entropies = policy(batch) if name == "chunked" else full_logits(policy, batch)
         ratio = (logprobs - logprobs.detach()).exp().clamp(max=CAP).detach()
         loss = -(batch.weights * ratio * advantage * logprobs).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        seconds = time.perf_counter() - began
+        seconds, processor = time.perf_counter() - began, time.process_time() - processor_began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"seconds": seconds, "peak_mib": peak, "loss": float(loss), "entropy": float(entropies.mean())}))
+    spent = {"seconds": seconds, "processor_seconds": processor, "peak_mib": peak}
+    print(json.dumps(spent | {"loss": float(loss), "entropy": float(entropies.mean())}))
 
 
 def measure(name: str, tokens: int, steps: int, threads: int) -> dict[str, float]:
@@ -111,9 +112,10 @@ def main() -> int:
             found.append(measure(name, args.tokens, args.steps, args.threads))
             print(name, found[-1], file=sys.stderr)
     figures = {}
-    for key, figure in (("peak_mib", "memory"), ("seconds", "time")):
-        ours, full = (statistics.median(run[key] for run in results[name]) for name in ("chunked", "full"))
-        figures |= {f"chunked_{key}": ours, f"full_{key}": full, f"{figure}_ratio": ours / full}
+    for key, figure in (("peak_mib", "memory"), ("seconds", "time"), ("processor_seconds", "processor_time")):
+        ours, full = ([run[key] for run in results[name]] for name in ("chunked", "full"))
+        figures |= {f"chunked_{key}": statistics.median(ours), f"full_{key}": statistics.median(full)}
+        figures |= ratios(f"{figure}_ratio", ours, full)
     losses = [run["loss"] for runs in results.values() for run in runs]
     figures["loss_difference"] = max(losses) - min(losses)
     return report("RL step: chunked log-probs against full logits", figures, BARS | {"loss_difference": ("<=", 1e-5)})

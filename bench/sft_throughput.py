@@ -2,8 +2,9 @@
 
 Both train the same Qwen3 (random weights, fp32) on the same tokenised proofs, loss on the answers, rows of the same
 length, the same tokens an optimizer step in the same number of micro-batches, AdamW, no activation checkpointing, the
-same threads. Each side is a process of its own, the sides take turns, and the median of the rounds counts; memory is
-the process's highest resident set, libraries included.
+same threads. Each side is a process of its own, the sides take turns, and the median of the rounds' ratios counts;
+tokens a processor second hardly depend on other work beside. Memory is the process's highest resident set, libraries
+included.
 
     python -m bench.sft_throughput [--quick] [--trl-python PYTHON]
 
@@ -25,15 +26,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.figures import report
+from bench.figures import ratios, report
+from bench.peer import trl_python
 
-TRL = "1.16.0"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qednano" / f"trl-{TRL}"
 ROW, ROWS = 2048, 4  # tokens of a row, rows of an optimizer step
 SIZES = {  # of the model; "wide" has Qwen3's own vocabulary
     "tiny": {"hidden": 256, "layers": 6, "heads": 8, "kv_heads": 4, "mlp": 768, "vocabulary": 4096},
     "wide": {"hidden": 256, "layers": 8, "heads": 8, "kv_heads": 4, "mlp": 768, "vocabulary": 151_936},
 }
+RATIOS = {"tokens_per_second": "throughput_ratio", "tokens_per_processor_second": "processor_ratio",
+          "peak_mib": "memory_ratio"}  # fmt: skip
 BARS = {"throughput_ratio": (">=", 1.2), "memory_ratio": ("<=", 0.8)}
 
 
@@ -74,8 +76,16 @@ def examples(count: int, vocabulary: int) -> list[dict[str, list[int]]]:
     return found
 
 
-def train_ours(folder: Path, data: list[dict[str, list[int]]], steps: int) -> list[tuple[float, int]]:
-    """(seconds, tokens) of each step by this project's engine."""
+Mark = tuple[float, float, int]  # seconds by the clock, of the processors, tokens: each so far
+
+
+def mark(tokens: int) -> Mark:
+    """Now."""
+    return time.perf_counter(), time.process_time(), tokens
+
+
+def train_ours(folder: Path, data: list[dict[str, list[int]]], steps: int) -> list[Mark]:
+    """Marks before the first and after each step by this project's engine."""
     import torch
 
     from qednano.training.engine import EngineConfig, TrainingEngine, negative_log_likelihood
@@ -87,32 +97,31 @@ def train_ours(folder: Path, data: list[dict[str, list[int]]], steps: int) -> li
         load_policy(folder, dtype=torch.float32), OptimizerConfig(1e-4, total_steps=steps), EngineConfig()
     )
     items = [Example(row["input_ids"], row["completion_mask"].index(1)) for row in data]
-    order, seen, found = DataOrder([len(item.tokens) for item in items], ROW * ROWS, seed=0), 0, []
+    order, seen, marks = DataOrder([len(item.tokens) for item in items], ROW * ROWS, seed=0), 0, [mark(0)]
     for _ in range(steps):
-        began = time.perf_counter()
         batch = [items[index] for index in order.batch(seen)]
         seen += len(batch)
         batches = engine.micro_batches(documents(batch), sequence_length=ROW, micro_batch_tokens=ROW)
         step = engine.train_step(batches, negative_log_likelihood)
-        found.append((time.perf_counter() - began, step.tokens))
-    return found
+        marks.append(mark(marks[-1][2] + step.tokens))
+    return marks
 
 
-def train_trl(folder: Path, data: list[dict[str, list[int]]], steps: int) -> list[tuple[float, int]]:
-    """(seconds, tokens) of each step by TRL."""
+def train_trl(folder: Path, data: list[dict[str, list[int]]], steps: int) -> list[Mark]:
+    """The same by TRL."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    marks: list[tuple[float, int]] = []
+    marks: list[Mark] = []
 
     class Watch(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if not marks:
-                marks.append((time.perf_counter(), trainer._total_train_tokens))
+                marks.append(mark(trainer._total_train_tokens))
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append((time.perf_counter(), trainer._total_train_tokens))
+            marks.append(mark(trainer._total_train_tokens))
 
     with tempfile.TemporaryDirectory() as out:
         config = SFTConfig(
@@ -123,7 +132,7 @@ def train_trl(folder: Path, data: list[dict[str, list[int]]], steps: int) -> lis
         )  # fmt: skip
         trainer = SFTTrainer(str(folder), args=config, train_dataset=Dataset.from_list(data), callbacks=[Watch()])
         trainer.train()
-    return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks, marks[1:], strict=False)]
+    return marks
 
 
 def side(name: str, folder: Path, count: int, vocabulary: int, steps: int, threads: int) -> None:
@@ -132,22 +141,11 @@ def side(name: str, folder: Path, count: int, vocabulary: int, steps: int, threa
 
     torch.set_num_threads(threads)
     data = examples(count, vocabulary)
-    found = (train_ours if name == "ours" else train_trl)(folder, data, steps)[1:]
-    rate = sum(tokens for _, tokens in found) / sum(seconds for seconds, _ in found)
+    marks = (train_ours if name == "ours" else train_trl)(folder, data, steps)[1:]
+    wall, processor, tokens = (late - early for early, late in zip(marks[0], marks[-1], strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"tokens_per_second": rate, "peak_mib": peak, "tokens": [tokens for _, tokens in found]}))
-
-
-def trl_python() -> Path:
-    """The interpreter of TRL's own environment, made when it isn't there."""
-    python = CACHE / "bin" / "python"
-    if not python.is_file():
-        subprocess.run([sys.executable, "-m", "venv", str(CACHE)], check=True)
-        packages = next((CACHE / "lib").glob("python3*")) / "site-packages"
-        borrowed = [path for path in sys.path if path.endswith("site-packages")]
-        (packages / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", f"trl=={TRL}"], check=True)
-    return python
+    rates = {"tokens_per_second": tokens / wall, "tokens_per_processor_second": tokens / processor}
+    print(json.dumps(rates | {"peak_mib": peak, "tokens": tokens}))
 
 
 def measure(python: str, name: str, folder: Path, arguments: list[str], threads: int) -> dict[str, Any]:
@@ -192,10 +190,12 @@ def main() -> int:
                 for which, python in (("ours", sys.executable), ("trl", peer)):
                     results[which].append(measure(python, which, Path(folder), arguments, args.threads))
                     print(name, which, results[which][-1], file=sys.stderr)
-        for key, figure in (("tokens_per_second", "throughput"), ("peak_mib", "memory")):
-            ours, trl = (statistics.median(run[key] for run in results[which]) for which in ("ours", "trl"))
-            figures |= {f"{name}_{key}": ours, f"{name}_{key}_trl": trl, f"{name}_{figure}_ratio": ours / trl}
-            bars[f"{name}_{figure}_ratio"] = BARS[f"{figure}_ratio"]
+        for key, figure in RATIOS.items():
+            ours, trl = ([run[key] for run in results[which]] for which in ("ours", "trl"))
+            figures |= {f"{name}_{key}": statistics.median(ours), f"{name}_{key}_trl": statistics.median(trl)}
+            figures |= ratios(f"{name}_{figure}", ours, trl)
+            if figure in BARS:
+                bars[f"{name}_{figure}"] = BARS[figure]
     return report("SFT against TRL's SFTTrainer", figures, bars)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from qednano.llm.chat import ChatAnswer, ChatParams, Message
 
+_PROOF = re.compile(r"\[\[proof of \S+: (?:right|wrong)\]\] by simulation [0-9.]+")
 _TAG = re.compile(r"\[\[proof of (\S+): (right|wrong)\]\]")
 _PROBLEM = re.compile(r"\[\[problem (\S+) rate ([0-9.]+)\]\]")
 _NONCE = re.compile(r'"nonce": "([0-9a-f]{32})"')
@@ -22,11 +23,16 @@ _NONCE = re.compile(r'"nonce": "([0-9a-f]{32})"')
 @dataclass(frozen=True)
 class World:
     """Accuracies and lengths. A verifier passes a right proof with chance `if_right`, a wrong one with `if_wrong`;
-    a judge that has to choose between a right and a wrong proof takes the right one with chance `judge`."""
+    a judge that has to choose between a right and a wrong proof takes the right one with chance `judge`.
+
+    `alike`: correlation of the votes on one proof, given whether it is right. A proof has a chance of passing of its
+    own, from a Beta distribution about those means: some wrong proofs fool the verifier again and again.
+    """
 
     if_right: float = 0.85
     if_wrong: float = 0.15
     judge: float = 0.85
+    alike: float = 0.0
     solve_tokens: int = 10_000
     verify_tokens: int = 4_000
     proof_tokens: int = 1_000
@@ -112,11 +118,19 @@ class Verifier:
 
     async def chat(self, messages: Sequence[Message], params: ChatParams) -> ChatAnswer:
         prompt, rng = messages[-1]["content"], random.Random(params.seed)
-        chance = self.world.if_right if is_right(prompt) else self.world.if_wrong
-        score = 7 if rng.random() < chance else 3
+        score = 7 if rng.random() < self._chance(prompt) else 3
         errors = [] if score == 7 else ["a step is missing"]
         verdict = {"nonce": _nonce(prompt), "assessment": "seen", "errors": errors, "score": score}
         return _answer(json.dumps(verdict), self.world.verify_tokens, prompt, self.world, rng)
+
+    def _chance(self, prompt: str) -> float:
+        mean, alike = self.world.if_right if is_right(prompt) else self.world.if_wrong, self.world.alike
+        if not alike:
+            return mean
+        proof = _PROOF.search(prompt)
+        assert proof is not None
+        weight = 1 / alike - 1
+        return random.Random(proof.group()).betavariate(mean * weight, (1 - mean) * weight)
 
 
 @dataclass(frozen=True)

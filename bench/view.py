@@ -1,8 +1,8 @@
 """How fast the viewer is on a run of 5,000 proofs, beside reading the whole file that it shows.
 
-A viewer of its own process, as `qednano view` starts it, is asked over HTTP. "first" is the run's page when nothing of
-the run has been read yet, a second and a half after the viewer said its address; "at_once" the same in the moment when
-it said it, while it still loads its libraries. "proof" is a page of one proof, "trace" the last part of a trace of
+A viewer of its own process, as `qednano view` starts it, is asked over HTTP. "at_once" is the run's page, when
+nothing of the run has been read yet, in the moment when the viewer said its address; "first" the same after another
+page was asked for and some time went by. "proof" is a page of one proof, "trace" the last part of a trace of
 200,000 tokens. Times are medians of several processes (first) or requests (others); no cache of the operating system is
 dropped.
 
@@ -145,6 +145,7 @@ def main() -> int:
         "peak_gib": peak_gib(),
     }
     bars = {
+        "at_once_ms": ("<=", 300.0),
         "first_ms": ("<=", 300.0),
         "proof_ms": ("<=", 300.0),
         "trace_ms": ("<=", 300.0),
