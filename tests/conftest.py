@@ -1,3 +1,3 @@
 """Fixtures that every folder of tests may use."""
 
-pytest_plugins = ["tests.kube.apiserver", "tests.browser"]
+pytest_plugins = ["tests.kube.apiserver", "tests.operator.fixtures", "tests.browser"]

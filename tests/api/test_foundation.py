@@ -1,5 +1,6 @@
 """Artifacts, fencing, progress and the wrapper of jobs: each by what a reader of files or an HTTP client sees."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,9 +114,10 @@ sys.exit(main())
 """
 
 
-def job(tmp_path: Path, what: str) -> tuple[subprocess.Popen, Path]:
+def job(tmp_path: Path, what: str, **inputs: str) -> tuple[subprocess.Popen, Path]:
     (tmp_path / "job.py").write_text(JOB)
     config = {"apiVersion": "qednano.dev/v1alpha1", "kind": "SFTRun", "name": "x", "spec": {"what": what}}
+    config["inputs"] = {name: {"uri": uri} for name, uri in inputs.items()}
     (tmp_path / "config.json").write_text(json.dumps(config))
     words = tmp_path / "termination.json"
     env = os.environ | {
@@ -142,6 +145,31 @@ def test_a_job_ends_with_its_code_and_last_words(
     assert process.wait(30) == code
     said = json.loads(words.read_text())
     assert (said["outcome"], said["reason"], said["message"]) == (outcome, reason, message)
+
+
+def test_a_later_attempt_reads_what_the_first_read_or_says_that_it_can_not(tmp_path: Path) -> None:
+    model, rows, plain = tmp_path / "sft" / "model", tmp_path / "rows.jsonl", tmp_path / "plain"
+    made = artifact(model.parent)
+    rows.write_text("{}")
+    plain.mkdir()
+    inputs = {"model": f"file://{model}", "dataset": str(rows), "served/teacher": str(plain), "hub": "hf://org/model"}
+
+    def attempt() -> tuple[int, dict[str, Any]]:
+        process, words = job(tmp_path, "done", **inputs)
+        code = process.wait(30)
+        return code, json.loads(words.read_text())
+
+    code, said = attempt()
+    sha = hashlib.sha256(b"{}").hexdigest()
+    assert code == 0 and said["inputs"] == {"model": made.digest, "dataset": f"sha256:{sha}"}
+    assert attempt() == (code, said)
+    rows.write_text("{} ")
+    code, said = attempt()
+    assert (code, said["reason"]) == (66, "InputChanged")
+    assert said["message"].startswith(f"the input dataset, {rows}, was sha256:{sha[:12]} when the run first read it")
+    rows.write_text("{}")
+    artifact(model.parent, "other weights")
+    assert attempt()[1]["message"].startswith("the input model, ")
 
 
 def test_sigterm_never_ends_a_job_with_0(tmp_path: Path) -> None:

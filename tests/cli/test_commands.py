@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import resource
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from qednano import __version__
+from qednano import __version__, cli
 from tests.local.conftest import Workshop, workshop  # noqa: F401
 from tests.local.runs import DATASET, SFT
 
@@ -22,12 +25,30 @@ def qednano(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, env=os.environ)
 
 
-def test_nothing_heavy_is_imported_for_help():
+def here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, without the start-up: for answers that depend on nothing but arguments and files."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["qednano", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["version"], ["status", "--help"], ["eval", "--help"]])
+def test_nothing_heavy_is_imported_for_a_quick_answer(words: list[str]):
     code = (
-        "import sys; import qednano.cli; "
-        "print([m for m in ('torch', 'yaml', 'pydantic', 'rich', 'qednano.api') if m in sys.modules])"
+        "import sys; sys.argv = ['qednano', *sys.argv[1:]]; from qednano.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = ('torch', 'transformers', 'vllm', 'datasets', 'kubernetes', 'numpy', 'pyarrow', 'yaml', 'rich', "
+        "'qednano.api', 'starlette', 'asyncio')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
 def test_the_local_runner_imports_no_ml_stack():
@@ -66,6 +87,24 @@ def test_validate_finds_a_reference_that_leads_nowhere(tmp_path):
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["valid"]) == (78, False)
     assert "spec.dataset of SFTRun/tiny-sft refers to ProofDataset/tiny" in answer["mistakes"][0]
+
+
+def test_validate_knows_the_roles_that_a_placement_may_name(tmp_path):
+    file = tmp_path / "runs.yaml"
+    file.write_text(f"{DATASET}  scheduling: {{placement: {{trainer: {{priorityClassName: low}}}}}}\n")
+    done = qednano("validate", file)
+    assert done.returncode == 78
+    assert f"{file}:2: spec.scheduling.placement names role trainer, but the run's roles are dataset" in done.stderr
+
+
+def test_validate_knows_the_administrators_profiles(tmp_path):
+    file, profiles = tmp_path / "runs.yaml", tmp_path / "profiles.yaml"
+    file.write_text(f"{DATASET}  profile: h200\n")
+    profiles.write_text("h100: {}\n")
+    assert qednano("validate", file).returncode == 0
+    done = qednano("validate", file, "--profiles", profiles)
+    assert done.returncode == 78
+    assert "spec.profile is h200, but the profiles here are h100" in done.stderr
 
 
 def test_an_error_is_one_sentence_and_no_traceback(tmp_path):
@@ -114,7 +153,10 @@ def test_a_finished_root_can_be_looked_at(done: Path):
     nobody = qednano("logs", "nobody", "--root", done)
     assert nobody.stderr == (f"there is no run nobody under {done}; its runs are: ProofDataset/tiny, SFTRun/tiny-sft\n")
     report = qednano("report", "--root", done)
-    assert (report.returncode, report.stderr) == (64, f"no EvalRun has finished under {done}; run one first\n")
+    assert (report.returncode, report.stderr) == (
+        64,
+        f"no EvalRun of models has finished under {done}; run one first\n",
+    )
 
 
 def test_run_ends_with_one_line_of_json(done: Path, tmp_path: Path):
@@ -136,3 +178,18 @@ def test_a_root_that_is_a_file_is_said(tmp_path):
     done = qednano("run", tmp_path / "runs.yaml", "--root", root)
     assert done.returncode == 64
     assert f"--root is {root}, which can't be used" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["version"], ["run", "--help"]])
+def test_an_answer_that_needs_nothing_starts_within_300_ms(words: list[str]) -> None:
+    """Of processor time, so that other work on the machine counts for nothing; the best of five."""
+
+    def spent() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-m", "qednano.cli", *words], capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    times = [spent() for _ in range(5)]
+    assert min(times) < 0.3, f"seconds of five starts: {times}"

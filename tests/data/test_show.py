@@ -41,12 +41,12 @@ def show(*arguments):
 
 
 def test_rows_are_told_readably_with_latex_as_it_is(dataset):
-    told = show(dataset, "-n", 1).stdout
+    told = show(dataset, "--count", 1).stdout
     assert "── p1 ──" in told and "\\frac{1}{2}" in told and "First \\le proof." in told
     assert "mean reward 0.25 of 128" in told and "solution 1 of 3, 7/7" in told and "and 1 more solutions" in told
     assert "Let me think." in told and '"total": 7' in told and "year 2023" in told
     assert "p2" not in told
-    assert "third" in show(dataset, "-n", 1, "--full").stdout
+    assert "third" in show(dataset, "--count", 1, "--full").stdout
 
 
 def test_a_row_can_not_steer_the_terminal(dataset):

@@ -10,8 +10,10 @@ from tests.kube.apiserver import Kubectl
 from tools.cluster import binaries
 from tools.cluster.__main__ import Cluster, choose
 from tools.cluster.errors import ClusterError
+from tools.cluster.images import NAMES
 from tools.cluster.native import NativeCluster
 from tools.cluster.paths import cache
+from tools.release import install
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,13 @@ def cluster() -> Cluster:
 def kube(cluster: Cluster) -> Kubectl:
     """kubectl on that cluster."""
     return Kubectl(cluster.kubeconfig, binaries.from_cache(cache()).kubectl)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster) -> None:
+    """The operator, from its image, installed by the chart."""
+    cluster.load(NAMES)
+    install(cluster.kubeconfig)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,7 @@ import pytest
 from tests.e2e.test_cluster import pod
 from tests.kube.apiserver import Kubectl
 from tools.cluster.__main__ import Cluster
-from tools.cluster.images import NAMES
 from tools.cluster.steps import wait_until
-from tools.release import install
 
 pytestmark = pytest.mark.e2e
 
@@ -32,13 +32,6 @@ files = sorted(str(path.relative_to(root)) for path in root.glob("*/*/artifact/*
 scores = json.loads(next(root.glob("evalrun/*/artifact/scores.json")).read_text())
 print(json.dumps({"files": files, "scores": scores}))
 """
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: Cluster) -> None:
-    """The operator, from its image, installed by the chart."""
-    cluster.load(NAMES)
-    install(cluster.kubeconfig)
 
 
 def show(kube: Kubectl, space: str, name: str, text: str) -> None:
@@ -93,8 +86,28 @@ def test_four_manifests_in_a_better_prover_out(
     assert means["sft"] >= 0.2
     assert means["rl"] >= means["sft"] + 0.2
 
+    report = at_a_desk(kube, space, "report", "tiny-eval")
+    assert "<html" in Path(report.strip()).read_text()
+    show(kube, space, "compare.txt", at_a_desk(kube, space, "compare", "tiny-eval:rl", "tiny-eval:sft"))
+    assert "problem" in at_a_desk(kube, space, "data", "show", "tiny", "--json", "--count", "1")
+    assert kube.get("pods", "-n", space, "-l", "qednano.dev/reader")["items"] == []
+
     pods = kube.get("pods", "-n", space, "-l", "qednano.dev/run")["items"]
     assert [item["metadata"]["name"] for item in pods if item["status"]["phase"] == "Running"] == []
+
+
+def at_a_desk(kube: Kubectl, space: str, *words: str) -> str:
+    """What `kubectl qednano WORDS` prints: artifacts come from the volume to this machine."""
+    code = "from qednano.cli import plugin; plugin()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--namespace", space],
+        env={**os.environ, "KUBECONFIG": str(kube.kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def read_volume(kube: Kubectl, space: str, image: str) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from qednano.evals.benchmark import load
 from qednano.evals.calls import Status, from_json
 from qednano.evals.run import Contender, Evaluation, EvaluationConfig
 from qednano.evals.scaffolds.single_pass import SinglePass
-from qednano.evals.served import ServedModel
 from qednano.evals.tree import ROLES, Asked
 from qednano.grading.interface import Grade
 from qednano.llm.chat import ChatParams
+from qednano.llm.served import ServedModel
 from qednano.progress import Reporter
 from tests.rl.servers import StandIn
 

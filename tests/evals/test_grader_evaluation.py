@@ -287,6 +287,7 @@ def test_the_job_leaves_an_artifact(tmp_path, monkeypatch):
     told = json.loads((artifact / "grading.json").read_text())
     assert told["graders"][0]["graded"] == 12
     assert told["graders"][0]["pairwise_consistency"]["mean"] == 1.0
+    assert "100.0 %" in (artifact / "report.html").read_text(), "the report shows the same numbers"
     assert read_manifest(artifact).kind == "EvalRun"
     assert words["outcome"] == "Succeeded" and float(words["metrics"]["kappa"]) > 0.5
 

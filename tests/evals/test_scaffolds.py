@@ -31,7 +31,7 @@ SPECS = {
     "SelfCheck": ({"type": "SelfCheck", "selfCheck": {"checks": 10, "passes": 3, "failures": 5}}, 1),
     "StaticAgent": ({"type": "StaticAgent"}, 1),
     "PlanningAgent": ({"type": "PlanningAgent"}, 1),
-    "Adaptive": ({"type": "Adaptive", "adaptive": {"worth": 16, "cohort": 2}}, 2),
+    "Adaptive": ({"type": "Adaptive", "adaptive": {"worth": 48, "cohort": 2}}, 2),
 }
 KILLS = 20
 
@@ -149,7 +149,7 @@ async def test_a_spent_budget_ends_a_scaffold_with_what_it_has(name, tmp_path):
     assert all(sample.spent.tokens < 30_000 + 6 * 25_000 for sample in samples), "over by what was in flight at most"
 
 
-async def adaptive_run(folder: Path, tokens: int, worth: int = 64):
+async def adaptive_run(folder: Path, tokens: int, worth: int = 256):
     """Sixteen problems, half of them easy, half hard, in one cohort: what was spent on either, and the answers."""
     options = {"type": "Adaptive", "adaptive": {"worth": worth, "cohort": 16}, "budget": {"tokens": tokens}}
     scaffold = scaffold_of(Spec.model_validate(options))
@@ -169,7 +169,7 @@ async def adaptive_run(folder: Path, tokens: int, worth: int = 64):
 async def test_adaptive_stops_early_where_votes_agree_and_goes_on_where_they_do_not(tmp_path):
     easy, hard, found = await adaptive_run(tmp_path, tokens=0)
     assert hard > 1.5 * easy
-    assert all(item.stop is Stop.ACCEPTED and item.belief > 0.9 and is_right(item.proof.text) for item in found[::2])
+    assert all(item.stop is Stop.ACCEPTED and item.belief > 0.75 and is_right(item.proof.text) for item in found[::2])
     assert sum(is_right(item.proof.text) for item in found[1::2]) >= 5, "far more than the one that a single pass gives"
 
 

@@ -54,6 +54,16 @@ async def test_the_model_sees_problem_scheme_and_proof_and_the_solution_only_if_
     assert "By magic." in with_it and "By magic." not in without
 
 
+async def test_a_proof_that_the_token_limit_ended_is_never_complete():
+    model = FakeModel(lambda messages: said(messages, 7))
+    whole, cut = [await grader(model).grade(ROW, "My proof.", cut_off=cut_off) for cut_off in (False, True)]
+    assert (whole.score, cut.score, cut.details["cut_off"]) == (7, 6, {"votes": 7.0, "most": 6})
+    told = ["was ended by a limit" in messages[0]["content"] for messages in model.asked]
+    assert told == [False, True]
+    low = await grader(FakeModel(lambda messages: said(messages, 2))).grade(ROW, "My proof.", cut_off=True)
+    assert low.score == 2
+
+
 @pytest.mark.parametrize(
     ("text", "seen"),
     [

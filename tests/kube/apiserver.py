@@ -75,6 +75,13 @@ class ApiServer(Kubectl):
         """JSON over HTTPS as the administrator."""
         return self.plane.client()
 
+    @property
+    def autoscaling(self) -> str:
+        """The autoscaling API of this server: v2 from Kubernetes 1.23, with the same fields as v2beta2 before."""
+        found = self.client.request("GET", "/apis/autoscaling")["versions"]
+        served = {item["groupVersion"] for item in found}
+        return "autoscaling/v2" if "autoscaling/v2" in served else "autoscaling/v2beta2"
+
     def install_crds(self, *crds: dict[str, Any]) -> None:
         """Applies CRDs and returns when every version of theirs can be listed."""
         for crd in crds:
@@ -88,14 +95,15 @@ class ApiServer(Kubectl):
                     wait_until(partial(self.client.ready, path), what=f"the resource {path}", seconds=60)
 
 
-def _start(folder: Path, *, controllers: bool) -> ApiServer:
+def start(folder: Path, *, controllers: bool, audited: bool = False) -> ApiServer:
+    """A control plane of one's own, to be stopped with `.plane.stop()`; the test is skipped where there is none."""
     found = binaries.from_assets() or binaries.from_cache(cache())
     if not found.usable or (controllers and found.controller_manager is None):
         reason = "no API server on this machine: set KUBEBUILDER_ASSETS or run `python -m tools.cluster build`"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    plane = ControlPlane(folder, found, ephemeral=True)
+    plane = ControlPlane(folder, found, ephemeral=True, audited=audited)
     try:
         plane.start(controllers=controllers)
     except BaseException:
@@ -107,7 +115,7 @@ def _start(folder: Path, *, controllers: bool) -> ApiServer:
 @pytest.fixture(scope="session")
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A control plane without controllers, one for the session."""
-    server = _start(tmp_path_factory.mktemp("apiserver"), controllers=False)
+    server = start(tmp_path_factory.mktemp("apiserver"), controllers=False)
     yield server
     server.plane.stop()
 
@@ -115,7 +123,7 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture(scope="session")
 def apiserver_with_controllers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A control plane with kube-controller-manager, one for the session."""
-    server = _start(tmp_path_factory.mktemp("apiserver-controllers"), controllers=True)
+    server = start(tmp_path_factory.mktemp("apiserver-controllers"), controllers=True)
     yield server
     server.plane.stop()
 

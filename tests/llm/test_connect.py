@@ -71,6 +71,7 @@ async def test_the_cache_is_used_when_it_is_asked_for(tmp_path):
     assert len(server.requests) == 1
 
 
+ANY = {"type": "object"}  # what must keep to a schema is asked for as a chat
 SERVED = {"generate": {"teacher": {"model": {"uri": "/qed/big"}, "server": {"maxModelLength": 64}}}}
 
 
@@ -87,7 +88,7 @@ async def test_a_served_model_outlives_its_server_and_keeps_to_its_length(tmp_pa
         here(tmp_path, "teacher-0", "http://127.0.0.1:9")  # dead: its record is not yet stale
         here(tmp_path, "teacher-1", url)
         async with open_models(context(tmp_path, SERVED), {}) as models:
-            answer = await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(1000))
+            answer = await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(1000, schema=ANY))
     assert (answer.text, answer.reasoning, answer.model) == ("QED", "hm", "big")
     assert answer.cost == 0, "its GPUs are not paid by the token"
     assert server.paths == ["/tokenize", "/v1/chat/completions"]
@@ -98,7 +99,7 @@ async def test_a_cut_off_thought_of_a_served_model_is_no_answer(tmp_path):
     async with endpoint(tokens(10, "<think>\n"), says(chat("still th"))) as (_, url):
         here(tmp_path, "teacher-0", url)
         async with open_models(context(tmp_path, SERVED), {}) as models:
-            answer = await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8))
+            answer = await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8, schema=ANY))
     assert (answer.text, answer.reasoning) == ("", "still th")
 
 
@@ -108,7 +109,7 @@ async def test_a_request_leaves_a_server_whose_node_is_lost(tmp_path, monkeypatc
     async with endpoint(tokens(10, "a"), hang) as (lost, dead), endpoint(says(chat())) as (_, live):
         here(tmp_path, "teacher-0", dead)
         async with open_models(context(tmp_path, SERVED), {}) as models:
-            asking = asyncio.create_task(models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8)))
+            asking = asyncio.create_task(models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8, schema=ANY)))
             while len(lost.requests) < 2:
                 await asyncio.sleep(0.02)
             while not asking.done():  # the live one's heart beats on, the other's has stopped
@@ -123,4 +124,4 @@ async def test_what_a_served_model_refuses_is_said(tmp_path, behaviour, words):
         here(tmp_path, "teacher-0", url)
         async with open_models(context(tmp_path, SERVED), {}) as models:
             with pytest.raises(RequestRefused, match=words):
-                await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8))
+                await models["stages/0/generate/teacher"].chat(QUESTION, ChatParams(8, schema=ANY))

@@ -57,6 +57,21 @@ def test_the_table_shows_each_run_with_its_progress(views):
     assert rl.split() == ["RLRun/tiny-rl", "Pending"]
 
 
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(110, set()), (100, {"STALENESS"}), (80, {"STALENESS", "━"}), (60, {"STALENESS", "━", "RATE", "STAGE"})],
+)
+def test_a_narrow_terminal_gets_fewer_columns_and_no_cut_words(views, width, left_out):
+    status = views[1].status
+    progress = status.progress.model_copy(update={"staleness": "0.906"})
+    views[1].status = status.model_copy(update={"progress": progress})
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(views))
+    shown = console.file.getvalue()
+    assert {word for word in ("STALENESS", "━", "RATE", "STAGE") if word not in shown} == left_out
+    assert "…" not in shown and all(len(line.rstrip()) <= width for line in shown.splitlines())
+
+
 def test_plain_lines_come_with_a_change_of_phase_and_every_ten_seconds(views):
     now = [0.0]
     file = io.StringIO()

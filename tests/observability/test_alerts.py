@@ -149,6 +149,16 @@ STORIES: dict[str, tuple[Story, Story]] = {  # alert: (fires, keeps still)
 }
 
 
+STILL = {  # more stories in which an alert keeps still
+    "QedRunStalled: begun 25 minutes ago, and loads a model": Story(_step("_x40 0+0x100"), 65),
+    "QedRunStalled: at its end": Story(_step("0+10x10 100+0x100"), 60),
+    "QedEffectiveSampleSizeLow: a trainer without such weights": Story(
+        _gauge("qednano_rl_effective_sample_ratio", "0", ',role="trainer"'), 60
+    ),
+    "QedRunStalled: gone": Story(_step("0+1x20 _x100"), 60),
+}
+
+
 def _case(name: str, story: Story, fires: bool) -> dict[str, Any]:
     rule = next(rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"] if rule["alert"] == name)
     return {
@@ -179,7 +189,8 @@ def test_every_alert_has_a_story_of_both_ends() -> None:
 def test_the_alert_fires_and_keeps_still(name: str, tmp_path: Path) -> None:
     fires, still = STORIES[name]
     file = tmp_path / "test.yaml"
-    cases = [_case(name, fires, True), _case(name, still, False)]
+    others = [story for what, story in STILL.items() if what.startswith(f"{name}:")]
+    cases = [_case(name, fires, True), *(_case(name, story, False) for story in (still, *others))]
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": cases}))
     done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

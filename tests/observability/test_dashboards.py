@@ -16,8 +16,8 @@ from tools.observability.dashboards import DASHBOARDS
 from tools.observability.promql import exported
 
 BOUNDED = {  # labels whose values are named in the code or the spec, never taken from data
-    "role", "outcome", "reason", "quantile", "stage", "model", "kind", "phase", "result", "method", "code", "namespace",
-    "cause", "bucket", "cycles",
+    "role", "outcome", "reason", "quantile", "stage", "model", "kind", "phase", "result", "verb", "code", "namespace",
+    "cause", "bucket", "cycles", "training", "evaluation", "step",
 }  # fmt: skip
 METRICS = [*metrics_of(jobs), *metrics_of(operator)]
 EXPRESSIONS = [query.expression for page in DASHBOARDS for panel in page.panels() for query in panel.queries] + [
@@ -64,3 +64,30 @@ def test_a_page_has_variables_links_and_units_and_no_panel_overlaps(page) -> Non
         taken |= cells
         assert panel["fieldConfig"]["defaults"]["unit"] and panel["description"]
         assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+
+
+@pytest.mark.parametrize("page", [page for page in DASHBOARDS if page.kind], ids=lambda page: page.uid)
+def test_a_page_of_a_kind_shows_no_runs_of_another(page) -> None:
+    loose = [
+        f"{panel.title}: {inside}"
+        for panel in page.panels()
+        for query in panel.queries
+        for inside in re.findall(r"qednano_\w+(?:\{([^}]*)\})?", query.expression)
+        if f'run_kind="{page.kind}"' not in inside
+    ]
+    assert not loose
+
+
+@pytest.mark.parametrize("page", DASHBOARDS, ids=lambda page: page.uid)
+def test_lines_of_several_runs_are_told_apart(page) -> None:
+    """A line that is there once for each run has the run's name in its legend."""
+    alike = [
+        f"{panel.title}: {query.expression}"
+        for panel in page.panels()
+        for query in panel.queries
+        if panel.draw != "stat"
+        and "run=~" in query.expression
+        and "{{run}}" not in query.legend
+        and (re.search(r"by \([^)]*\brun\b", query.expression) or not re.search(r"\b(sum|max)\b", query.expression))
+    ]
+    assert not alike

@@ -30,7 +30,7 @@ def render(*args: str) -> tuple[dict[str, Any], ...]:
     """The chart's objects with the given flags of ``helm template``."""
     done = run_helm("template", "qed", CHART, "--namespace", SYSTEM, *args)
     assert done.returncode == 0, done.stderr
-    return tuple(item for item in yaml.safe_load_all(done.stdout) if item)
+    return tuple(item for item in yaml.load_all(done.stdout, yaml.CSafeLoader) if item)  # CRDs are long
 
 
 def only(objects: tuple[dict[str, Any], ...], *kinds: str) -> list[dict[str, Any]]:

@@ -6,30 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.kube.apiserver import ApiServer
 from tests.operator import chart
-from tests.operator.harness import NODE, Cluster, OperatorProcess
+from tests.operator.harness import Cluster, OperatorProcess
 from tools.cluster.paths import REPOSITORY
 
 CRDS = sorted((REPOSITORY / "charts/qednano/files/crds").glob("*.yaml"))
 
 
 @pytest.fixture(scope="session")
-def qed_server(apiserver_with_controllers: ApiServer) -> ApiServer:
-    """An API server with the four kinds and one node."""
-    server = apiserver_with_controllers
-    server.install_crds(*(yaml.safe_load(path.read_text()) for path in CRDS))
-    server.client.request("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
-    return server
-
-
-@pytest.fixture(scope="session")
 def operator(qed_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """The operator of the shared namespace, with the chart's flags and no rights but the chart's."""
     for name in ("shared", chart.SYSTEM):
-        qed_server.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        # From Kubernetes 1.23 on the API server itself refuses pods here that are not restricted.
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        qed_server.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
     objects = chart.render("--set", "operator.namespaces={shared}")
     chart.install(qed_server, chart.only(objects, "ServiceAccount", "Role", "RoleBinding"))
     folder = tmp_path_factory.mktemp("operator")
@@ -44,12 +36,6 @@ def operator(qed_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) ->
 def cluster(qed_server: ApiServer, operator: OperatorProcess) -> Cluster:
     """The shared namespace, served by the shared operator."""
     return Cluster(qed_server, "shared")
-
-
-@pytest.fixture
-def own(qed_server: ApiServer) -> Cluster:
-    """A namespace that no operator serves yet."""
-    return Cluster(qed_server, qed_server.new_namespace())
 
 
 @pytest.fixture

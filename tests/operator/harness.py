@@ -84,18 +84,19 @@ class OperatorProcess:
     kubeconfig: Path
     log: Path
     flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("-m", "qednano_operator.main")
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> OperatorProcess:
-        """Start it and return once it is ready."""
-        argv = [sys.executable, "-m", "qednano_operator.main", f"--port={self.port}", "--bind=127.0.0.1", *self.flags]
+    def start(self, seconds: float = 60.0) -> OperatorProcess:
+        """Start it and return once it is ready; AssertionError when that takes longer."""
+        argv = [sys.executable, *self.program, f"--port={self.port}", "--bind=127.0.0.1", *self.flags]
         env = {key: value for key, value in os.environ.items() if not key.startswith("QED_")}
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 argv, env={**env, "KUBECONFIG": str(self.kubeconfig)}, stdout=out, stderr=out
             )
-        eventually(self.ready, what=f"operator ready, see {self.log}", seconds=60)
+        eventually(self.ready, what=f"operator ready, see {self.log}", seconds=seconds)
         return self
 
     def ready(self) -> bool:
@@ -231,13 +232,13 @@ class Cluster:
         """Write a pod's status."""
         self.server.client.request("PATCH", self._pod(pod, "status"), {"status": status}, MERGE)
 
-    def bind(self, pod: dict[str, Any]) -> None:
+    def bind(self, pod: dict[str, Any], node: str = NODE) -> None:
         """Give the pod a node."""
         body = {
             "apiVersion": "v1",
             "kind": "Binding",
             "metadata": {"name": pod["metadata"]["name"], "namespace": self.namespace},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
         try:
             self.server.client.request("POST", self._pod(pod, "binding"), body)
@@ -245,10 +246,10 @@ class Cluster:
             if refused.status != 409:  # bound already
                 raise
 
-    def start(self, *pods: dict[str, Any], ip: str = "127.9.9.9", ready: bool = True) -> None:
+    def start(self, *pods: dict[str, Any], ip: str = "127.9.9.9", ready: bool = True, node: str = NODE) -> None:
         """The pods run."""
         for pod in pods:
-            self.bind(pod)
+            self.bind(pod, node)
             conditions = [
                 {"type": "PodScheduled", "status": "True"},
                 {"type": "Ready", "status": "True" if ready else "False"},
@@ -285,18 +286,24 @@ class Cluster:
         phase = "Succeeded" if code == 0 else "Failed"
         self.set_pod(pod, {"phase": phase, "conditions": [], "containerStatuses": [container]})
 
-    def reap(self, run: str) -> list[str]:
+    def reap(self, run: str) -> None:
         """Finish the deletion of the run's pods that are going away, as a kubelet does once they have ended."""
-        gone = []
         for pod in self.children("pods", run):
             if pod["metadata"].get("deletionTimestamp"):
-                gone.append(pod["metadata"]["name"])
                 try:
                     self.server.client.request("DELETE", self._pod(pod), {"gracePeriodSeconds": 0})
                 except Refused as refused:
                     if refused.status != 404:
                         raise
-        return gone
+
+    def reaped(self, run: str, probe: Callable[[], T], *, what: str) -> T:
+        """The first true value of ``probe``, while the run's pods that are going away go, as with a kubelet."""
+
+        def reap_and_look() -> T:
+            self.reap(run)
+            return probe()
+
+        return eventually(reap_and_look, what=what)
 
 
 def succeed(metrics: dict[str, str] | None = None, uri: str = "/qed/x/artifact") -> dict[str, Any]:

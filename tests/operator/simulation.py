@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from qednano_operator.attempts import role_attempt
 from qednano_operator.cache import compact
 from qednano_operator.decision import Decision, Defaults, Object, World
 from qednano_operator.reconcile import reconcile
@@ -21,6 +22,18 @@ from qednano.progress import ProgressReport
 from tests.operator.harness import manifest
 
 LABEL = "qednano.dev/"
+
+
+class Stale(Exception):
+    """The API server refuses a write: the object has changed since it was read."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision, and the run as it was when it was taken."""
+
+    decision: Decision
+    run: Object
 
 
 @dataclass
@@ -35,6 +48,10 @@ class Simulation:
     events: list[str] = field(default_factory=list)
     reports: dict[str, ProgressReport] = field(default_factory=dict)
     serial: int = 0
+    defaults: Defaults = field(default_factory=Defaults)
+    around: dict[str, Any] = field(default_factory=dict)  # further fields of the World: quotas, Kueue and its flavors
+    stuck: set[str] = field(default_factory=set)  # uids of pods whose node is dead: they go by force only
+    gone: bool = False  # the run itself is deleted
 
     @staticmethod
     def of(kind: str, **spec: Any) -> Simulation:
@@ -56,41 +73,97 @@ class Simulation:
             if kind == "Pod" and role in ("", obj["metadata"]["labels"][LABEL + "role"])
         ]
 
+    def living(self) -> list[Object]:
+        """Pods that may hold resources or write; without that of the cleanup, which outlives the run."""
+        return [
+            pod
+            for pod in self.pods()
+            if pod["status"]["phase"] not in ("Succeeded", "Failed")
+            and pod["metadata"]["labels"][LABEL + "role"] != "cleanup"
+        ]
+
     def decide(self) -> Decision:
         """What the operator would do now."""
         children = tuple(compact(obj["kind"], obj) for obj in self.objects.values())
         return reconcile(
-            copy.deepcopy(self.run), World(children, runs=self.others, reports=self.reports), self.now, Defaults()
+            copy.deepcopy(self.run),
+            World(children, runs=self.others, reports=self.reports, **self.around),
+            self.now,
+            self.defaults,
         )
+
+    def plan(self) -> Plan:
+        """What the operator would do now, to be carried out now or later."""
+        return Plan(self.decide(), copy.deepcopy(self.run))
 
     def operator(self, crash_after: int | None = None) -> bool:
         """One pass, cut off after so many calls; whether it did anything."""
-        decision = self.decide()
+        return False if self.gone else self.carry_out(self.plan(), crash_after)
+
+    def carry_out(self, plan: Plan, crash_after: int | None = None) -> bool:
+        """What the engine does with a decision, cut off after so many calls; whether there were any."""
+        decision = plan.decision
         calls = [("delete", target) for target in decision.delete] + [("apply", obj) for obj in decision.apply]
-        patch = difference(stored(read_status(self.run)), stored(decision.status))
-        if patch:
-            calls.append(("status", decision))
+        calls += [("patch", patch) for patch in decision.patch]
+        if decision.finalizers is not None:
+            calls.append(("finalizers", plan))
+        elif difference(stored(read_status(plan.run)), stored(decision.status)):
+            calls.append(("status", plan))
         for verb, what in calls[:crash_after]:
-            getattr(self, f"_{verb}")(what)
+            try:
+                getattr(self, f"_{verb}")(what)
+            except Stale:
+                break  # the pass ends here, and the next one sees what is there now
         self._check()
         return bool(calls)
 
+    def _unchanged(self, plan: Plan) -> None:
+        if self.gone or plan.run != self.run:
+            raise Stale
+
+    def _finalizers(self, plan: Plan) -> None:
+        self._unchanged(plan)
+        self.run["metadata"]["finalizers"] = list(plan.decision.finalizers or ())
+        self.gone = bool(self.run["metadata"].get("deletionTimestamp")) and not plan.decision.finalizers
+        self.events += [event.reason for event in plan.decision.events]
+
+    def remove(self) -> None:
+        """Somebody deletes the run."""
+        self.run["metadata"].setdefault("deletionTimestamp", self.now.isoformat())
+        self.gone = not self.run["metadata"].get("finalizers")
+
     def _delete(self, target: Any) -> None:
+        if target.uid == self.run["metadata"]["uid"]:
+            self.remove()
         obj = self.objects.get((target.kind, target.name))
         if obj is None or obj["metadata"]["uid"] != target.uid:
             return
-        if target.kind == "Pod":
-            obj["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+        if target.kind == "Pod" and not target.force:
+            self.terminate(obj)
         else:
             del self.objects[target.kind, target.name]
+
+    def terminate(self, pod: Object) -> None:
+        """The pod is asked to go."""
+        grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
+        pod["metadata"].setdefault("deletionTimestamp", (self.now + timedelta(seconds=grace)).isoformat())
 
     def _apply(self, obj: Object) -> None:
         key = (obj["kind"], obj["metadata"]["name"])
         if key in self.objects:
-            self.objects[key]["spec"] = copy.deepcopy(obj["spec"])
-            self.objects[key]["metadata"]["annotations"] = dict(obj["metadata"]["annotations"])
+            if obj["kind"] in ("StatefulSet", "Service"):
+                self.objects[key]["spec"] = copy.deepcopy(obj["spec"])
+                self.objects[key]["metadata"]["annotations"] = dict(obj["metadata"]["annotations"])
             return
-        if obj["kind"] == "Job":
+        self._check_intent(obj)
+        cleanup = obj["metadata"]["labels"].get(LABEL + "role") == "cleanup"
+        queued = self.run["spec"].get("scheduling", {}).get("queueName") and not cleanup
+        if obj["kind"] in ("Job", "StatefulSet") and queued:
+            found = {
+                item["type"]: item["status"] for item in (self.kueue() or {}).get("status", {}).get("conditions", [])
+            }
+            assert found.get("Admitted") == "True" and found.get("Evicted") != "True", f"{key[1]} is made unadmitted"
+        if obj["kind"] in ("Job", "JobSet"):
             labels = obj["metadata"]["labels"]
             alive = [
                 pod["metadata"]["name"]
@@ -104,7 +177,53 @@ class Simulation:
         self.objects[key] = {**copy.deepcopy(obj), "status": {}}
         self.objects[key]["metadata"]["uid"] = self._uid()
 
-    def _status(self, decision: Decision) -> None:
+    def _patch(self, patch: Any) -> None:
+        obj = self.objects.get((patch.kind, patch.name))
+        if obj is None or obj["metadata"].get("resourceVersion", "") != patch.version:
+            raise Stale
+        for key, value in patch.status.items():
+            if value is None:
+                obj["status"].pop(key, None)
+            else:
+                obj["status"][key] = copy.deepcopy(value)
+        self._touch(obj)
+
+    def _touch(self, obj: Object) -> None:
+        self.serial += 1
+        obj["metadata"]["resourceVersion"] = str(self.serial)
+
+    def kueue(self) -> Object | None:
+        """The run's Workload."""
+        return next((obj for (kind, _), obj in self.objects.items() if kind == "Workload"), None)
+
+    def says(self, **conditions: bool) -> None:
+        """Kueue sets conditions of the Workload; an admission comes with Admitted and stays until it is given back."""
+        workload = self.kueue()
+        assert workload is not None
+        status = workload["status"]
+        known = {item["type"]: item for item in status.setdefault("conditions", [])}
+        for name, value in conditions.items():
+            known[name] = {
+                "type": name,
+                "status": "True" if value else "False",
+                "reason": "Preempted" if name == "Evicted" else name,
+                "message": f"{name} {value}",
+                "lastTransitionTime": self.now.isoformat(),
+            }
+        status["conditions"] = list(known.values())
+        if conditions.get("Admitted"):
+            status["admission"] = {
+                "clusterQueue": "team",
+                "podSetAssignments": [
+                    {"name": item["name"], "count": item["count"], "flavors": {"cpu": "spot"}}
+                    for item in workload["spec"]["podSets"]
+                ],
+            }
+        self._touch(workload)
+
+    def _status(self, plan: Plan) -> None:
+        self._unchanged(plan)
+        decision = plan.decision
         before, after = self.status, stored(decision.status)
         assert after.get("attempt", 0) >= before.get("attempt", 0), "attempt never falls"
         if before.get("phase") in ("Succeeded", "Failed"):
@@ -119,35 +238,93 @@ class Simulation:
     def controllers(self) -> None:
         """Jobs and StatefulSets make pods, Jobs follow their pods, orphans are collected, deleted pods end."""
         for (kind, name), obj in list(self.objects.items()):
-            if kind == "Job":
-                self._job(name, obj)
+            if kind != "Pod" and self._is_orphan(obj):
+                del self.objects[kind, name]
+        for (kind, name), obj in list(self.objects.items()):
+            if kind == "JobSet":
+                self._job_set(name, obj)
+        self.count()
+        for (kind, name), obj in list(self.objects.items()):
+            if kind == "Job" and not obj["status"].get("conditions") and not self._pods_of(obj):
+                self._pod(f"{name}-{self.serial}", obj)
             elif kind == "StatefulSet":
                 for index in range(obj["spec"]["replicas"]):
-                    if ("Pod", f"{name}-{index}") not in self.objects:
+                    there = self.objects.get(("Pod", f"{name}-{index}"))
+                    if there is None or there["status"]["phase"] in ("Succeeded", "Failed"):
                         self._pod(f"{name}-{index}", obj)
         for (kind, _), obj in list(self.objects.items()):
             if kind == "Pod":
                 owner = obj["metadata"]["ownerReferences"][0]["uid"]
                 if all(other["metadata"]["uid"] != owner for other in self.objects.values()):
-                    obj["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+                    self.terminate(obj)
 
     def reap(self) -> None:
-        """Pods that were asked to go are gone."""
+        """Pods that were asked to go are gone. One that had ended goes only after its Job has counted it."""
+        self.count()
         for (kind, name), obj in list(self.objects.items()):
-            if kind == "Pod" and obj["metadata"].get("deletionTimestamp"):
+            if kind == "Pod" and obj["metadata"].get("deletionTimestamp") and obj["metadata"]["uid"] not in self.stuck:
                 del self.objects[kind, name]
 
-    def _job(self, name: str, job: Object) -> None:
-        pods = [pod for pod in self.pods() if pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]]
-        phases = {pod["status"]["phase"] for pod in pods}
-        if job["status"].get("conditions"):
+    def _is_orphan(self, obj: Object) -> bool:
+        if "ownerReferences" not in obj["metadata"]:
+            return False  # nobody's, so nobody's end is its own
+        owners = {owner["uid"] for owner in obj["metadata"]["ownerReferences"]}
+        run = set() if self.gone else {self.run["metadata"]["uid"]}
+        return not owners & {*run, *(other["metadata"]["uid"] for other in self.objects.values())}
+
+    def _check_intent(self, obj: Object) -> None:
+        """What is made follows from a status that is stored."""
+        labels, status = obj["metadata"]["labels"], read_status(self.run)
+        if obj["kind"] == "Workload" or labels.get(LABEL + "role") == "cleanup":
+            return  # what asks for quota comes before the start, and what cleans up after the end
+        assert status.start_time, f"{obj['kind']} {obj['metadata']['name']} is made before the start is stored"
+        if obj["kind"] in ("Job", "JobSet"):
+            attempt = role_attempt(status, labels[LABEL + "role"])
+            assert int(labels[LABEL + "attempt"]) == attempt, f"{obj['metadata']['name']} is made before its attempt"
+
+    def _job_set(self, name: str, job_set: Object) -> None:
+        """What JobSet's controller does: it makes its Jobs, makes them anew when they are gone, and fails with one."""
+        if job_set["status"].get("conditions"):
             return
-        if "Succeeded" in phases:
-            job["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
-        elif "Failed" in phases:
-            job["status"]["conditions"] = [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]
-        elif not pods:
-            self._pod(f"{name}-{self.serial}", job)
+        jobs = []
+        for item in job_set["spec"]["replicatedJobs"]:
+            key = ("Job", f"{name}-{item['name']}-0")
+            if key not in self.objects:
+                assert key[1] not in self.created, f"{key[1]} is made twice"
+                self.created.append(key[1])
+                template = copy.deepcopy(item["template"])
+                meta = {
+                    **template["metadata"],
+                    "name": key[1],
+                    "namespace": "ns",
+                    "uid": self._uid(),
+                    "ownerReferences": [{"uid": job_set["metadata"]["uid"]}],
+                }
+                self.objects[key] = {"kind": "Job", "metadata": meta, "spec": template["spec"], "status": {}}
+            jobs.append(self.objects[key])
+        said = [item["type"] for job in jobs for item in job["status"].get("conditions", [])]
+        if "Failed" in said:
+            job_set["status"]["conditions"] = [{"type": "Failed", "status": "True", "reason": "FailedJobs"}]
+            for job in jobs:
+                if not job["status"].get("conditions"):
+                    del self.objects["Job", job["metadata"]["name"]]
+        elif said.count("Complete") == len(jobs):
+            job_set["status"]["conditions"] = [{"type": "Completed", "status": "True"}]
+
+    def count(self) -> None:
+        """Jobs count their pods that have ended."""
+        for (kind, _), job in self.objects.items():
+            if kind != "Job" or job["status"].get("conditions"):
+                continue
+            phases = {pod["status"]["phase"] for pod in self._pods_of(job)}
+            if "Succeeded" in phases:
+                job["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
+            elif "Failed" in phases:
+                failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+                job["status"]["conditions"] = [failed]
+
+    def _pods_of(self, job: Object) -> list[Object]:
+        return [pod for pod in self.pods() if pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]]
 
     def _pod(self, name: str, owner: Object) -> None:
         template = owner["spec"]["template"]
@@ -204,12 +381,12 @@ class Simulation:
 
     def _check(self) -> None:
         living: dict[str, set[str]] = {}
-        for pod in self.pods():
+        for pod in self.living():
             labels = pod["metadata"]["labels"]
-            if pod["status"]["phase"] not in ("Succeeded", "Failed"):
-                living.setdefault(labels[LABEL + "role"], set()).add(labels[LABEL + "attempt"])
+            living.setdefault(labels[LABEL + "role"], set()).add(labels[LABEL + "attempt"])
         for role, attempts in living.items():
             assert len(attempts) == 1, f"{role} lives in attempts {attempts} at once"
+        assert not living or self.status.get("phase") != "Suspended", f"suspended with pods of {sorted(living)}"
 
     def settle(self, code: int | None = 0, passes: int = 300) -> None:
         """No more bad luck: everything runs, tasks end with ``code``; until nothing changes any more."""

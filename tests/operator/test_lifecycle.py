@@ -37,7 +37,7 @@ def test_a_run_goes_from_creation_to_success(cluster: Cluster) -> None:
     assert [job["metadata"]["name"] for job in cluster.children("jobs", name)] == [f"{name}-trainer-a1-0"]
     eventually(lambda: not cluster.children("services", name), what="the Service is gone")
     reasons = [reason for reason, _ in cluster.events(name)]
-    assert {"Accepted", "Starting", "Started", "Succeeded"} <= set(reasons)
+    assert {"Starting", "Started", "Succeeded"} <= set(reasons)
     assert len(reasons) == len(set(reasons))
     cluster.server.kubectl("-n", "shared", "wait", "--for=condition=Succeeded", f"sftrun/{name}", "--timeout=5s")
 
@@ -159,8 +159,7 @@ def test_suspend_stops_the_pods_and_resume_continues_with_another_attempt(cluste
     status = cluster.phase("RLRun", name, "Suspending")
     eventually(lambda: not cluster.pods(name), what="every pod is asked to stop")
     assert cluster.status("RLRun", name)["phase"] == "Suspending", "pods that still save are waited for"
-    eventually(lambda: cluster.reap(name) or not cluster.children("pods", name), what="pods end")
-    eventually(lambda: not (cluster.reap(name), cluster.children("pods", name))[1], what="pods are gone")
+    cluster.reaped(name, lambda: not cluster.children("pods", name), what="pods are gone")
     status = cluster.phase("RLRun", name, "Suspended")
     assert not cluster.children("statefulsets", name)
     cluster.patch("RLRun", name, {"suspend": False})
@@ -181,10 +180,9 @@ def test_success_takes_servers_and_helpers_down_before_it_says_succeeded(cluster
     cluster.end(trainer, 0, succeed({"reward": "0.75"}))
     cluster.phase("RLRun", name, "Completing")
     eventually(lambda: not cluster.children("statefulsets", name), what="the servers' StatefulSet is gone")
-    eventually(
-        lambda: (
-            (cluster.reap(name), cluster.phase("RLRun", name, "Succeeded", "Completing"))[1]["phase"] == "Succeeded"
-        ),
+    cluster.reaped(
+        name,
+        lambda: cluster.status("RLRun", name)["phase"] == "Succeeded",
         what="succeeded once the helpers are gone",
     )
     assert [job["metadata"]["name"] for job in cluster.children("jobs", name)] == [f"{name}-trainer-a1-0"]

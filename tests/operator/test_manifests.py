@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import kubernetes_validate
 import pytest
 from qednano_operator.decision import Defaults
 
 from qednano.job import RunConfig, context_from_env
 from tests.kube.apiserver import ApiServer
+from tests.kube.schemas import fits
 from tests.operator.chart import install
 from tests.operator.simulation import Simulation
 
@@ -48,7 +48,7 @@ def env_of(pod: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_objects_fit_the_schemas(kind: str, version: str) -> None:
     for obj in objects(kind, **FULL):
-        kubernetes_validate.validate(obj, version, strict=True)
+        fits(obj, version)
 
 
 @pytest.mark.apiserver
@@ -128,6 +128,17 @@ def test_the_configuration_is_what_jobs_read(kind: str, tmp_path: Any) -> None:
     assert (context.attempt, context.index) == (1, 0)
     assert context.role == job["metadata"]["labels"]["qednano.dev/role"]
     assert environment["QED_RUN_DIR"] == f"/qed/ns/{kind.lower()}/tiny-01234567"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pod_may_read_a_private_hub_and_no_manifest_has_the_token(kind: str) -> None:
+    found = objects(kind, hubToken={"name": "hub", "key": "token"})
+    pods = [obj["spec"]["template"]["spec"] for obj in found if "template" in obj.get("spec", {})]
+    assert pods
+    for pod in pods:
+        tokens = [item for item in pod["containers"][0]["env"] if item["name"] == "HF_TOKEN"]
+        assert tokens == [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
+        assert "QED_SECRET_HUB_TOKEN" not in env_of(pod)
 
 
 def test_a_runs_own_images_go_before_the_operators() -> None:

@@ -14,12 +14,13 @@ from qednano_operator import lease as lease_module
 from qednano_operator.cache import Cache, compact
 from qednano_operator.kube import Conflict, NotFound, Throttled
 from qednano_operator.lease import Lease
+from qednano_operator.observe import last_words, parse_time
 from qednano_operator.progress import bounded
 from qednano_operator.queue import KeyedQueue
 from qednano_operator.settings import parse
 from qednano_operator.status import difference
 
-from qednano.progress import ProgressReport
+from qednano.progress import ProgressReport, parse_report
 
 # queue
 
@@ -69,6 +70,32 @@ async def test_a_failing_key_is_tried_again_and_holds_nobody_up() -> None:
     queue.add("good")
     await _drain(queue, done)
     assert seen[:2] == ["bad", "good"] and seen.count("bad") == 3
+
+
+async def test_a_queue_that_finishes_lets_its_workers_end_and_hands_out_nothing_more() -> None:
+    gate, handled = asyncio.Event(), []
+
+    async def handle(key: str) -> None:
+        await gate.wait()
+        handled.append(key)
+
+    queue: KeyedQueue[str] = KeyedQueue(handle, workers=1)
+    task = asyncio.create_task(queue.run())
+    for key in ("a", "b"):
+        queue.add(key)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    await queue.finish(0.05)  # a worker that hangs is not waited for
+    assert time.monotonic() - started < 5 and not handled
+    finishing = asyncio.create_task(queue.finish(5))
+    gate.set()
+    await finishing
+    assert handled == ["a"]
+    queue.add("c")
+    await asyncio.sleep(0.02)
+    assert handled == ["a"]
+    task.cancel()
 
 
 async def test_the_earlier_of_two_dates_stands() -> None:
@@ -166,7 +193,7 @@ async def test_a_leader_that_can_not_renew_stops_acting(quick: None) -> None:
     async def broken(*_: Any) -> dict[str, Any]:
         raise Throttled("no", 1)
 
-    kube.get = broken  # type: ignore[method-assign]
+    kube.get = kube.replace = broken  # type: ignore[method-assign]
     await asyncio.wait_for(lease.keep(), 5)
     assert lease.lost.is_set()
 
@@ -204,7 +231,7 @@ def test_whatever_a_pod_reports_is_bounded(report: ProgressReport) -> None:
     assert 0 <= found.step <= 10**12 and (found.total is None or 0 <= found.total <= 10**12)
     numbers = [*found.metrics.values(), found.updated, found.rate or 0.0, found.eta_seconds or 0.0]
     assert all(math.isfinite(number) for number in numbers)
-    assert len(found.metrics) <= 32 and 0 <= found.updated <= 1e9 + 60
+    assert len(found.metrics) <= 48 and 0 <= found.updated <= 1e9 + 60
     assert len(found.stage) <= 64 and len(found.unit) <= 64 and len(found.message) <= 512
 
 
@@ -214,6 +241,18 @@ def test_whatever_a_pod_reports_is_bounded(report: ProgressReport) -> None:
 def _run(name: str, version: int, **spec: Any) -> dict[str, Any]:
     meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": str(version)}
     return compact("SFTRun", {"metadata": meta, "spec": spec})
+
+
+def test_what_is_nested_too_deeply_is_refused_like_any_other_nonsense() -> None:
+    """A pod chooses these bytes; an error that nobody expects would end the operator for everybody."""
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_report(b"[" * 60_000)
+    assert last_words("[" * 4096).message
+
+
+def test_a_time_without_a_zone_is_none() -> None:
+    """It could not be compared with the others."""
+    assert parse_time("2026-01-01T00:00:00") is None and parse_time("2026-01-01") is None
 
 
 def test_an_echo_of_the_past_does_not_undo_our_own_write() -> None:
@@ -238,15 +277,21 @@ def test_a_lost_deletion_is_found_by_a_full_list() -> None:
     cache = Cache()
     cache.put({**_run("a", 1), "seen": 1.0})
     cache.put({**_run("b", 2), "seen": 1.0})
-    assert cache.replace_all("SFTRun", [{**_run("b", 2), "seen": 2.0}], listed_at=2.0) >= {("SFTRun", "ns", "a")}
-    assert cache.keys() == [("SFTRun", "ns", "b")]
+    newer, gone = cache.compare("SFTRun", [{**_run("b", 2), "seen": 2.0}], listed_at=2.0)
+    assert not newer and [obj["metadata"]["name"] for obj in gone] == ["a"] and cache.holds(gone[0])
 
 
 def test_an_object_made_during_the_list_is_not_taken_for_deleted() -> None:
     cache = Cache()
     cache.put({**_run("new", 9), "seen": 3.0})
-    cache.replace_all("SFTRun", [], listed_at=2.0)
-    assert cache.keys() == [("SFTRun", "ns", "new")]
+    assert cache.compare("SFTRun", [], listed_at=2.0) == ([], [])
+
+
+def test_a_list_shows_what_a_dead_watch_did_not_tell() -> None:
+    cache = Cache()
+    cache.put({**_run("a", 1), "seen": 1.0})
+    newer, gone = cache.compare("SFTRun", [_run("a", 5), _run("b", 2)], listed_at=2.0)
+    assert [obj["metadata"]["name"] for obj in newer] == ["a", "b"] and not gone
 
 
 # status

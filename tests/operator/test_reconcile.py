@@ -59,11 +59,14 @@ def _play(simulation: Simulation, step: tuple[str, Any]) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(kind=st.sampled_from(["SFTRun", "RLRun"]), steps=st.lists(_STEP, max_size=60))
-def test_whatever_happens_a_run_ends_with_one_attempt_at_a_time(kind: str, steps: list[tuple[str, Any]]) -> None:
+@given(kind=st.sampled_from(["SFTRun", "RLRun"]), job_sets=st.booleans(), steps=st.lists(_STEP, max_size=60))
+def test_whatever_happens_a_run_ends_with_one_attempt_at_a_time(
+    kind: str, job_sets: bool, steps: list[tuple[str, Any]]
+) -> None:
     """Attempts never overlap or fall, ends stay, no object is made twice, and good luck leads to an end."""
     trainer = {"maxSteps": 10} if kind == "SFTRun" else {}
     simulation = Simulation.of(kind, trainer={**trainer, "nodes": 2}, restart=NO_WAIT)
+    simulation.defaults = Defaults(job_sets=job_sets)
     for step in steps:
         _play(simulation, step)
     simulation.run["spec"]["suspend"] = False
@@ -135,11 +138,12 @@ def test_torchruns_exit_code_yields_to_the_jobs_last_words() -> None:
     assert (status.phase, status.message) == ("Failed", "spec.model.uri is no folder")
 
 
-def test_memory_is_named_as_the_cause() -> None:
+def test_memory_is_named_as_the_cause_whatever_was_logged_last() -> None:
     simulation = _running("SFTRun")
     pod = _pod(simulation, "trainer")
     simulation.end(pod, 137)
-    pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    terminated |= {"reason": "OOMKilled", "message": "step 7 of 10"}
     (attempt,) = simulation.decide().status.attempts
     assert attempt.reason == "OutOfMemory" and "raise resources.memory of trainer" in attempt.message
 
@@ -154,6 +158,30 @@ def test_back_off_doubles_and_holds_new_pods_back() -> None:
         assert not simulation.decide().apply
         simulation.settle(code=None)
     assert waits == [11, 21, 41]
+
+
+def test_a_pod_that_a_dead_node_holds_is_deleted_by_force_and_the_run_goes_on() -> None:
+    simulation = _running("SFTRun")
+    held = _pod(simulation, "trainer")
+    simulation.terminate(held)
+    simulation.operator()
+    assert not any(target.force for target in simulation.decide().delete)
+    wake = simulation.decide().wake_after
+    assert wake is not None and wake <= 180 + 300  # the trainer's grace, and what a node is given beyond
+    simulation.now += timedelta(seconds=481)
+    assert [target.name for target in simulation.decide().delete if target.force] == [held["metadata"]["name"]]
+    simulation.settle(code=None)
+    assert _pod(simulation, "trainer")["metadata"]["labels"]["qednano.dev/attempt"] == "2"
+
+
+def test_a_back_off_stored_by_a_clock_ahead_is_cut_to_what_the_policy_knows() -> None:
+    simulation = _running("SFTRun", restart={"maxRestarts": 5, "backoffSeconds": 10, "maxBackoffSeconds": 60})
+    simulation.end(_pod(simulation, "trainer"), 70)
+    simulation.operator()
+    simulation.now -= timedelta(hours=1)  # the leader's successor has a slower clock
+    simulation.operator()
+    wait = simulation.decide().wake_after
+    assert wait is not None and wait <= 61
 
 
 def test_a_server_with_a_bad_configuration_ends_the_run() -> None:
@@ -401,11 +429,11 @@ _TEMPLATE = {
 }
 
 
-def _evaluated() -> Simulation:
-    """A running SFTRun of ten steps that wants every fourth step and the last one evaluated."""
+def _evaluated(**trainer: int) -> Simulation:
+    """A running SFTRun, of ten steps by default, that wants every fourth step and the last one evaluated."""
     simulation = Simulation.of(
         "SFTRun",
-        trainer={"maxSteps": 10},
+        trainer=trainer or {"maxSteps": 10},
         evaluations=[{"name": "quick", "evalRun": "template", "everySteps": 4}],
         restart=NO_WAIT,
     )
@@ -438,6 +466,16 @@ def test_the_last_step_is_evaluated_though_the_trainer_ended_before_it_was_asked
     assert simulation.status["progress"]["exports"] == [10]
 
 
+def test_the_last_step_of_epochs_is_the_one_that_the_trainer_has_counted() -> None:
+    simulation = _evaluated(epochs=2)
+    report = ProgressReport(step=34, total=0, exports=[34], updated=simulation.now.timestamp())
+    simulation.reports = {"trainer": report}
+    assert not [obj for obj in simulation.decide().apply if obj["kind"] == "EvalRun"], "it has not counted yet"
+    simulation.reports = {"trainer": report.model_copy(update={"total": 34})}
+    simulation.operator()
+    assert [item["name"] for item in simulation.status["evaluations"]] == ["tiny-quick-34"]
+
+
 def test_an_evaluation_of_a_step_starts_while_the_training_goes_on() -> None:
     simulation = Simulation.of("EvalRun", model={"sftRun": {"name": "train", "step": 4}})
     train = manifest("SFTRun", "train", "ns")
@@ -455,6 +493,45 @@ def test_an_evaluation_of_a_step_starts_while_the_training_goes_on() -> None:
     assert lost.status["phase"] == "Failed" and "keeps no weights of that step" in lost.status["message"]
 
 
+def _trained(*evaluations: dict[str, object]) -> dict[str, object]:
+    """An SFTRun that has succeeded and whose evaluation `quick` chooses the best checkpoint."""
+    train = manifest("SFTRun", "train", "ns")
+    train["spec"]["evaluations"] = [{"name": "quick", "evalRun": "template", "everySteps": 4, "best": True}]
+    train["status"] = {
+        "phase": "Succeeded",
+        "artifact": {"uri": "/qed/ns/sftrun/train-1/artifact", "digest": "sha256:final"},
+        "evaluations": list(evaluations),
+    }
+    return train
+
+
+def _listed(step: int, phase: str, name: str = "quick") -> dict[str, object]:
+    return {"name": f"train-{name}-{step}", "step": step, "phase": phase}
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "phase", "words"),
+    [
+        ((), "Waiting", "waits for the first EvalRun"),
+        ((_listed(4, "Succeeded"), _listed(8, "Running")), "Waiting", "train-quick-8, which is Running"),
+        ((_listed(4, "Failed"), _listed(4, "Succeeded", "other")), "Failed", "so none was chosen"),
+    ],
+)
+def test_the_best_checkpoint_is_waited_for_until_all_that_choose_it_have_ended(evaluations, phase, words) -> None:
+    simulation = Simulation.of("EvalRun", model={"sftRun": {"name": "train", "checkpoint": "Best"}})
+    simulation.others["SFTRun", "train"] = _trained(*evaluations)
+    simulation.operator()
+    assert simulation.status["phase"] == phase and words in simulation.status["message"]
+
+
+def test_the_best_checkpoint_is_taken_once_it_is_known_and_is_not_the_artifact() -> None:
+    simulation = Simulation.of("EvalRun", model={"sftRun": {"name": "train", "checkpoint": "Best"}})
+    simulation.others["SFTRun", "train"] = _trained(_listed(4, "Succeeded"), _listed(8, "Failed"))
+    simulation.operator()
+    (model,) = [item for item in simulation.status["inputs"] if item["field"] == "model"]
+    assert model["uri"] == "/qed/ns/sftrun/train-1/best" and not model.get("digest")
+
+
 def test_a_cancelled_run_saves_and_fails_for_good() -> None:
     simulation = _running("SFTRun", trainer={"maxSteps": 10})
     simulation.run["spec"]["cancel"] = True
@@ -465,3 +542,18 @@ def test_a_cancelled_run_saves_and_fails_for_good() -> None:
     simulation.run["spec"]["cancel"] = False
     simulation.settle(code=None)
     assert simulation.status["phase"] == "Failed"
+
+
+def test_a_job_that_says_so_before_its_pod_does_not_cost_the_pods_last_words() -> None:
+    """Jobs and pods are told by different watches, and after a restart listed at different times."""
+    simulation = _running("SFTRun")
+    (job,) = (obj for (kind, _), obj in simulation.objects.items() if kind == "Job")
+    job["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
+    simulation.operator()
+    assert simulation.status["phase"] == "Running"
+    pod = _pod(simulation, "trainer")
+    simulation.end(pod, 0)
+    made = '{"outcome": "Succeeded", "artifact": {"uri": "/qed/x", "digest": "sha256:1"}}'
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = made
+    simulation.settle()
+    assert simulation.status["artifact"]["digest"] == "sha256:1"

@@ -25,7 +25,7 @@ SMALL = {
     },
     "SFTRun": {"trainer": {"maxSteps": 40}, "checkpoint": {"everySteps": 5}},
     "RLRun": {
-        "algorithm": {"groupSize": 4, "problemsPerStep": 4, "maxSteps": 6, "dropZeroVariance": False},
+        "algorithm": {"groupSize": 4, "problemsPerStep": 4, "maxSteps": 20, "dropZeroVariance": False},
         "checkpoint": {"everySteps": 1},
     },
     "EvalRun": {"samplesPerProblem": 4},

@@ -59,7 +59,21 @@ def test_without_its_template_an_evaluation_waits():
 
 def test_the_trainer_keeps_what_is_wanted_and_no_more():
     spec = run_with({"name": "dev", "evalRun": "template", "everySteps": 20, "steps": [5]}).spec
-    assert [step for step in range(71) if wants(spec, step)] == [5, 20, 40, 60, 70]
+    assert [step for step in range(71) if wants(spec, step, 70)] == [5, 20, 40, 60, 70]
+
+
+def test_the_last_step_of_epochs_is_evaluated_once_the_trainer_has_counted_it():
+    spec = {
+        "model": {"init": {}},
+        "dataset": {"proofDataset": {"name": "tiny"}},
+        "trainer": {"epochs": 2},
+        "evaluations": [{"name": "dev", "evalRun": "template"}],
+    }
+    run = KINDS["SFTRun"].model_validate({"kind": "SFTRun", "metadata": {"name": "tiny-sft"}, "spec": spec})
+    templates = {"template": TEMPLATE}
+    assert not due_evaluations(run, [0, 34], [], templates), "nobody knows yet that 34 is the last"
+    made = due_evaluations(run, [0, 20, 34], [], templates, counted=34)
+    assert [item["metadata"]["name"] for item in made] == ["tiny-sft-dev-34"]
 
 
 def test_names_of_long_runs_fit_and_stay_apart():

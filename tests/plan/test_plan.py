@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from qednano.api import EvalRunSpec, ProofDatasetSpec, RLRunSpec, SFTRunSpec
 from qednano.api.common import Restart
+from qednano.api.rlrun import SampleStream
 from qednano.plan import Action, Lifecycle, Reference, backoff_seconds, classify, literal_inputs, locate, references
 from qednano.plan.roles import roles
 
@@ -51,6 +52,19 @@ def test_an_rl_run_ends_with_its_trainer() -> None:
     assert [name for name, role in found.items() if role.essential] == ["trainer"]
     assert found["rollout"].lifecycle is Lifecycle.SERVER
     assert found["rollout"].gpus == 3
+
+
+def test_a_redis_of_the_runs_own_is_a_role_and_one_elsewhere_is_not() -> None:
+    own, elsewhere = (
+        RL.model_copy(update={"stream": SampleStream.model_validate({"redis": redis})})
+        for redis in ({"resources": {"memory": "4Gi"}}, {"url": "redis://redis:6379/0"})
+    )
+    stream = roles(own)[0]
+    assert (stream.name, stream.lifecycle, stream.replicas, stream.essential) == ("stream", Lifecycle.SERVER, 1, False)
+    assert stream.resources.memory == "4Gi"
+    assert "stream" not in {role.name for role in roles(elsewhere)}
+    with pytest.raises(ValueError, match="the run's own makes its password"):
+        SampleStream.model_validate({"redis": {"password": {"name": "redis", "key": "password"}}})
 
 
 @pytest.mark.parametrize("spec", [SFT, RL, EVAL])
@@ -112,6 +126,7 @@ def test_a_reference_leads_to_its_part_of_the_artifact() -> None:
         (0, Action.COMPLETE, False),
         (64, Action.FAIL, False),
         (65, Action.FAIL, False),
+        (66, Action.FAIL, False),
         (78, Action.FAIL, False),
         (69, Action.RESTART, True),
         (1, Action.RESTART, True),

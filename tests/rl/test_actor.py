@@ -76,7 +76,10 @@ def actor_in(
     curriculum = parts.pop("curriculum", None) or Curriculum(ROWS, seed=1)
     stream = parts.pop("stream", None) or FileStream(folder)
     rollouts = Rollouts(
-        Pool(folder, "rollout"), lambda seconds: reporter.update(message=f"waiting {seconds}"), patience=patience
+        Pool(folder, "rollout"),
+        lambda seconds: reporter.update(message=f"waiting {seconds}"),
+        patience=patience,
+        spent=parts.pop("spent", lambda *_: None),
     )
     return Running(
         config, Parts(curriculum, grader or ByName(), health, stream, log, **parts), rollouts, folder, reporter

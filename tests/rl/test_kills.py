@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ import redis
 import torch
 from safetensors.torch import load_file
 
+from qednano.errors import Unavailable
+from qednano.llm.vllm import free_port
 from qednano.rl import weights
+from qednano.rl.own_redis import wait_for_address
 from qednano.rl.pool import Pool
-from qednano.rl.stream import FileStream, Group, decode
+from qednano.rl.stream import FileStream, Group, Sample, decode
 from qednano.tiny import problems
 from tests.llm.server import RunningServer, serve, stand_in, start
-from tests.rl.redis_server import RedisServer
 
 
 def spec(model: Path, **more: object) -> dict:
@@ -44,10 +47,15 @@ def spec(model: Path, **more: object) -> dict:
     }  # fmt: skip
 
 
+def _problems() -> list[problems.Problem]:
+    """In plain ASCII: the stand-in's tokens are bytes, and it may end an answer behind any of them."""
+    return list(problems.generate(seed=1, count=200, families=["linear", "quadratic"]))
+
+
 @pytest.fixture
 def dataset(tmp_path) -> Path:
     path = tmp_path / "problems.jsonl"
-    rows = ({"id": f"p{n}", "problem": item.text} for n, item in enumerate(problems.generate(seed=1, count=200)))
+    rows = ({"id": f"p{n}", "problem": item.text} for n, item in enumerate(_problems()))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -65,6 +73,12 @@ def end(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
+
+
+def kill_child(process: subprocess.Popen) -> None:
+    """kill -9 of what the process has started."""
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
 
 
 def events(log: Path) -> list[dict]:
@@ -95,6 +109,23 @@ class Consumed(threading.Thread):
         self.join()
 
 
+def versions(sample: Sample) -> set[int]:
+    """Of the weights that made its tokens: the stand-in writes them into the log-probabilities."""
+    return {round(-1000 * (logprob + 1)) for logprob in sample.logprobs}
+
+
+def publish_until_mixed(run_dir: Path, model: Path, groups: Consumed, actor: subprocess.Popen) -> int:
+    """Publish weights until answers were begun with old ones and ended with new ones; the last version."""
+    mixed = lambda: any(len(versions(s)) > 1 for group in list(groups.found) for s in group.samples)  # noqa: E731
+    for version in range(3, 20):
+        weights.publish(run_dir, version, lambda folder: shutil.copytree(model, folder, dirs_exist_ok=True))
+        had = len(groups.found)
+        until(lambda had=had: mixed() or len(groups.found) >= had + 12, actor)
+        if mixed():
+            return version
+    raise AssertionError("no answer went on with new weights")
+
+
 def test_servers_come_go_and_die_in_mid_request_and_no_token_is_lost(tmp_path, model_folder, dataset):
     run_dir, log = tmp_path / "run", tmp_path / "stand-in.log"
     asked = spec(model_folder)
@@ -114,10 +145,10 @@ def test_servers_come_go_and_die_in_mid_request_and_no_token_is_lost(tmp_path, m
         stack.callback(groups.end)
         busy = lambda index: answering(log.with_suffix(f".{index}"))  # noqa: E731
         until(lambda: len(groups.found) >= 2, actor)
-        weights.publish(run_dir, 3, lambda folder: shutil.copytree(model_folder, folder, dirs_exist_ok=True))
+        version = publish_until_mixed(run_dir, model_folder, groups, actor)
         joiner = stack.enter_context(server(1))
         joiner.wait(joiner.health, what="late joiner")
-        assert joiner.health()["version"] == 3, "it is ready with the current weights only"
+        assert joiner.health()["version"] == version, "it is ready with the current weights only"
         until(lambda: busy(0) and busy(1), actor)
         time.sleep(0.3)  # into the middle of answers
         dying.process.send_signal(signal.SIGKILL)
@@ -139,28 +170,26 @@ def test_servers_come_go_and_die_in_mid_request_and_no_token_is_lost(tmp_path, m
         if event["event"] == "complete" and event["n"] == 1 and event["prompt"] > 70
     ]
     assert went_on, "answers went on from the tokens that they had"
-    texts = {problem.text for problem in problems.generate(seed=1, count=200)}
-    mixed = 0
+    texts = {problem.text for problem in _problems()}
     for group in groups.found:
         for sample in group.samples:
             assert bytes(sample.prompt_ids[:-1]).decode() in texts
-            made_by = {round(-1000 * (logprob + 1)) for logprob in sample.logprobs}
-            mixed += len(made_by) > 1
+            made_by = versions(sample)
             assert sample.version_start <= min(made_by) and max(made_by) <= sample.version_end
             written = bytes(sample.completion_ids[:-1]).decode()
             assert sample.completion_ids[-1] == 0 and written.count("\n") <= 5, "one proof, nothing twice"
-    assert mixed, "some were begun with old weights and ended with new ones"
 
 
 class Tap(threading.Thread):
-    """Copies every group that is ever in the Redis stream."""
+    """Copies every group that is ever in the stream of the run's own Redis."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, run_dir: Path) -> None:
         super().__init__(daemon=True)
-        self.server, self.groups, self.stop = server, {}, threading.Event()
+        self.run_dir, self.groups, self.stop = run_dir, {}, threading.Event()
 
     def run(self) -> None:
-        client = redis.Redis(port=self.server.port, password="secret")
+        address = wait_for_address(self.run_dir, self.stop)
+        client = redis.Redis(port=address.port, password=address.password)
         while not self.stop.is_set():
             with contextlib.suppress(redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError):
                 for key in client.scan_iter("qednano:*:groups"):
@@ -169,50 +198,58 @@ class Tap(threading.Thread):
             time.sleep(0.01)
 
 
-@pytest.fixture
-def redis_server(tmp_path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.kill()
+SEEDS = range(int(os.environ.get("QED_KILL_SEEDS", "1")))
 
 
-def test_each_sample_is_trained_once_though_everything_is_killed(tmp_path, model_folder, dataset, redis_server):
-    run_dir, log = tmp_path / "run", tmp_path / "stand-in.log"
-    secret = {"name": "redis", "key": "password"}
-    asked = spec(model_folder, stream={"redis": {"url": redis_server.url, "password": secret}})
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_sample_is_trained_once_though_everything_is_killed(tmp_path, model_folder, dataset, seed):
+    """kill -9 of trainer, actor, rollout server and Redis, in an order and at moments that the seed draws."""
+    run_dir, log, rng = tmp_path / "run", tmp_path / "stand-in.log", random.Random(seed)
+    asked = spec(model_folder, stream={"redis": {}})
     inputs = {"model": str(model_folder), "dataset": str(dataset)}
-    env = stand_in(log, tokens_per_second=150) | {"REDIS_PASSWORD": "secret"}
-    tap = Tap(redis_server)
-    tap.start()
-
-    def task(module: str, role: str, attempt: int) -> subprocess.Popen:
-        process, *_ = start(run_dir, module, "RLRun", asked, inputs, role, index=attempt, more=env | {"QED_INDEX": "0"})
-        stack.callback(end, process)
-        return process
-
-    def reached(version: int) -> bool:
-        return weights.latest_version(run_dir) >= version
+    env = stand_in(log, tokens_per_second=150)
+    tap = Tap(run_dir)
 
     with contextlib.ExitStack() as stack:
-        servers = [
-            stack.enter_context(serve(run_dir, "RLRun", asked, inputs, "rollout", index, env)) for index in (0, 1)
-        ]
-        trainer, actor = task("rl_trainer", "trainer", 1), task("rl_actor", "actor", 1)
-        until(lambda: reached(1), trainer, actor)
-        servers[0].process.kill()
-        until(lambda: reached(2), trainer, actor)
-        end(actor)
-        actor = task("rl_actor", "actor", 2)
-        redis_server.kill()
-        time.sleep(0.3)
-        redis_server.start()
-        until(lambda: reached(5), trainer, actor)
-        end(trainer)
-        trainer = task("rl_trainer", "trainer", 2)
+
+        def task(module: str, role: str, attempt: int) -> subprocess.Popen:
+            more = env | {"QED_INDEX": "0"}
+            port = free_port() if module == "stream" else 0
+            process, *_ = start(run_dir, module, "RLRun", asked, inputs, role, port, attempt, more)
+            stack.callback(end, process)
+            return process
+
+        def server(index: int) -> subprocess.Popen:
+            return stack.enter_context(serve(run_dir, "RLRun", asked, inputs, "rollout", index, env)).process
+
+        begin = {
+            "stream": lambda attempt: task("stream", "stream", attempt),
+            "rollout": server,
+            "trainer": lambda attempt: task("rl_trainer", "trainer", attempt),
+            "actor": lambda attempt: task("rl_actor", "actor", attempt),
+        }
+        living = {role: start_it(1) for role, start_it in begin.items()}
+        server(0)  # another one, so that answers have somewhere to go on
+        tap.start()
+        victims = sorted(begin)
+        rng.shuffle(victims)
+        for version, victim in enumerate(victims, start=1):
+            until(lambda least=version: weights.latest_version(run_dir) >= least, *living.values(), seconds=120)
+            time.sleep(rng.uniform(0, 0.5))  # anywhere in a step
+            assert living["trainer"].poll() is None, "it was done before everything had been killed"
+            if victim == "stream":
+                kill_child(living[victim])  # the role ends then, and is started anew
+                assert living[victim].wait(30) == Unavailable.exit_code
+            else:
+                end(living[victim])
+            living[victim] = begin[victim](2)
+        trainer, actor = living["trainer"], living["actor"]
         until(lambda: trainer.poll() is not None, seconds=120)
-        assert trainer.returncode == 0, (run_dir / "rl_trainer-2.log").read_text()[-2000:]
+        assert trainer.returncode == 0, "\n".join(
+            path.read_text()[-2000:] for path in sorted(run_dir.glob("rl_trainer-*.log"))
+        )
         assert actor.wait(30) == 0
+        assert (tmp_path / "run" / "redis" / "address.json").stat().st_mode & 0o777 == 0o600
     tap.stop.set()
     tap.join()
     published = [tap.groups[number] for number in sorted(tap.groups)]

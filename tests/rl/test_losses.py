@@ -126,7 +126,7 @@ def test_kl_estimators_and_their_gradients():
         for i, (lp, _, _) in enumerate(TOKENS):
             d = max(-5.0, min(5.0, float(reference[i]) - lp))
             inside = 1.0 if abs(float(reference[i]) - lp) <= 5 else 0.0
-            expected = (-d, inside) if estimator == "k1" else (math.exp(d) - d - 1, inside * (1 - math.exp(d)))
+            expected = (-d, -d) if estimator == "k1" else (math.exp(d) - d - 1, inside * (1 - math.exp(d)))
             assert (float(found[i]), float(gradient[i])) == pytest.approx(expected)
         assert estimator == "k1" or (found >= 0).all()
 
@@ -168,11 +168,29 @@ def test_the_entropy_bonus_decays_linearly_to_nothing():
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_kl_is_the_divergence_on_average_over_the_policy(estimator):
-    """Summed exactly over six actions: E_p[estimate] = KL(p || reference)."""
-    theta = torch.tensor([0.3, -0.1, 0.0, 0.2, -0.4, 0.1], dtype=torch.float64)
+def test_kl_is_the_divergence_on_average_over_the_policy_and_its_gradient_a_divergences(estimator):
+    """Summed exactly over six actions: E_p[estimate] = KL(p || reference), E_p[its gradient] = that of a divergence."""
+    theta = torch.tensor([0.3, -0.1, 0.0, 0.2, -0.4, 0.1], dtype=torch.float64, requires_grad=True)
     logprobs = torch.log_softmax(theta, 0)
     reference = torch.log_softmax(torch.tensor([0.0, 0.1, 0.2, -0.2, 0.3, 0.0], dtype=torch.float64), 0)
-    truth = (logprobs.exp() * (logprobs - reference)).sum()
-    found = (logprobs.exp() * kl_divergence(logprobs, reference, estimator)).sum()
-    torch.testing.assert_close(found, truth, atol=1e-12, rtol=0)
+    from_policy = (logprobs.exp() * (logprobs - reference)).sum()
+    from_reference = (reference.exp() * (reference - logprobs)).sum()
+    probabilities = logprobs.exp().detach()  # samples are drawn; no gradient passes through that
+    found = (probabilities * kl_divergence(logprobs, reference, estimator)).sum()
+    torch.testing.assert_close(found, from_policy, atol=1e-12, rtol=0)
+    divergence = {"k1": from_policy, "k3": from_reference}[estimator]
+    gradient, expected = (torch.autograd.grad(it, theta, retain_graph=True)[0] for it in (found, divergence))
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_a_kl_term_alone_leads_the_policy_to_the_reference(estimator):
+    theta = torch.tensor([2.0, -1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.log_softmax(torch.tensor([0.0, 0.5, -0.5], dtype=torch.float64), 0)
+    for _ in range(300):
+        logprobs = torch.log_softmax(theta, 0)
+        expectation = (logprobs.exp().detach() * kl_divergence(logprobs, reference, estimator)).sum()
+        (gradient,) = torch.autograd.grad(expectation, theta)
+        theta = (theta - gradient).detach().requires_grad_()
+    torch.testing.assert_close(torch.log_softmax(theta, 0), reference, atol=1e-3, rtol=0)

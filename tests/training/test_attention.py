@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from qednano.errors import ConfigError
 from qednano.training.attention import BLOCK_MASK, FLASH, FLEX, SEGMENTS, block_mask, choose_attention, segments
 from qednano.training.model import PolicyOptions, load_policy
-from qednano.training.packing import Document, collate
+from qednano.training.packing import Document, Layout, collate
 
 LENGTHS = [9, 31, 2, 30, 75, 1, 17]  # several buckets, one document of one token
 
@@ -82,12 +83,11 @@ def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name, mo
 
 def test_flex_attention_agrees_in_the_forward_pass(model_folder):
     """Its backward pass exists on GPUs only, where bench/gpu_sft.py compares the gradients too."""
-    docs = documents()
-    with torch.no_grad():
-        expected, _ = load_policy(model_folder, dtype=torch.float32)(collate(docs))
-        options = PolicyOptions(attention=FLEX)
-        found, _ = load_policy(model_folder, dtype=torch.float32, options=options)(collate(docs))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    flex = load_policy(model_folder, dtype=torch.float32, options=PolicyOptions(attention=FLEX))
+    segmented = load_policy(model_folder, dtype=torch.float32)
+    for batch in (collate(documents()), collate(groups(), share=True)):
+        with torch.no_grad():
+            torch.testing.assert_close(flex(batch)[0], segmented(batch)[0], rtol=0, atol=1e-5)
 
 
 def test_the_way_to_attend_is_chosen_by_device_and_refused_where_it_cannot_work():
@@ -124,16 +124,68 @@ def test_recomputed_activations_give_the_same_gradients(model_folder):
     torch.testing.assert_close(grads[2], grads[0])
 
 
+PROMPTS = {7: 4, 12: 3, 1: 2, 5: 1}  # a prompt's length, and how many documents begin with it
+
+
+def groups(seed: int = 0) -> list[Document]:
+    """Samples of several prompts, in no order, and documents that share nothing."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(length: int) -> list[int]:
+        return torch.randint(4, 300, (length,), generator=generator).tolist()
+
+    found = [document for document in documents(seed) if len(document.tokens) > 9]
+    for length, samples in PROMPTS.items():
+        prompt = drawn(length)
+        for _ in range(samples):
+            answer = drawn(int(torch.randint(1, 40, (), generator=generator)))
+            found.append(Document([*prompt, *answer], [0.0] * length + [0.7] * len(answer), prompt=length))
+    order = torch.randperm(len(found), generator=generator).tolist()
+    return [replace(found[at], index=index) for index, at in enumerate(order)]
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
+def test_a_prompt_laid_down_once_gives_what_each_sample_gives_alone(model_folder, name, monkeypatch):
+    docs = groups()
+    expected, expected_grads = alone(model_folder, docs, temperature=0.8)
+    policy = policy_with(model_folder, name, monkeypatch)
+    shared = collate(docs, share=True)
+    assert shared.tokens == sum(len(d.tokens) for d in docs) - sum(length * (n - 1) for length, n in PROMPTS.items())
+    logprobs, _ = policy(shared, 0.8)
+    (logprobs.sum() / 50).backward()
+    in_order = logprobs.detach()[shared.sample.argsort(stable=True)]
+    torch.testing.assert_close(in_order, expected, rtol=0, atol=1e-5)
+    for parameter, tensor in policy.named_parameters():
+        own = parameter.removeprefix("causal_lm.")
+        torch.testing.assert_close(
+            tensor.grad, expected_grads[own], rtol=1e-4, atol=1e-5, msg=lambda m, p=own: f"{p}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
+def test_samples_behind_one_prompt_do_not_see_each_other(model_folder, name, monkeypatch):
+    docs = groups()
+    changed = next(document for document in docs if document.prompt == 7)
+    answer = [5] * (len(changed.tokens) - 7)
+    other = [replace(d, tokens=[*d.tokens[:7], *answer]) if d is changed else d for d in docs]
+    policy = policy_with(model_folder, name, monkeypatch)
+    with torch.no_grad():
+        before, after = (policy(collate(each, share=True))[0] for each in (docs, other))
+    rest = collate(docs, share=True).sample != changed.index
+    assert torch.equal(before[rest], after[rest])
+    assert not torch.allclose(before[~rest], after[~rest])
+
+
 def test_each_token_has_its_own_slot_and_padding_none():
-    plan = segments(LENGTHS)
-    assert plan.home.unique().numel() == sum(LENGTHS)
-    assert torch.equal(plan.slots[plan.home], torch.arange(sum(LENGTHS)))
-    assert not plan.padding[plan.home].any()
+    plan = segments(Layout(tuple(LENGTHS)))
+    assert plan.places.home.unique().numel() == sum(LENGTHS)
+    assert torch.equal(plan.places.token[plan.places.home], torch.arange(sum(LENGTHS)))
+    assert not plan.places.unread[plan.places.home].any()
     assert sum(count * width for count, width in plan.buckets) <= 2 * sum(LENGTHS)
 
 
 def test_block_mask_is_causal_within_documents():
-    mask = block_mask([2, 3])[0, 0]
+    mask = block_mask(Layout((2, 3)))[0, 0]
     starts = [0, *accumulate([2, 3])]
     expected = [[k <= q and (k >= starts[1]) == (q >= starts[1]) for k in range(5)] for q in range(5)]
     assert mask.tolist() == expected

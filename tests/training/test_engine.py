@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,17 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_lacks(model_folder, t
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(ConfigError, match=f"{tmp_path} is not a model: it lacks .*{named}"):
         load_policy(tmp_path, dtype=torch.float32)
+
+
+def test_a_step_on_samples_that_share_prompts_is_the_step_on_samples_that_do_not(model_folder):
+    alone = [
+        replace(document, tokens=[*range(10, 14), *document.tokens], weights=[0.0] * 4 + [1e-2] * len(document.tokens))
+        for document in step_documents(0)
+    ]
+    sharing = [replace(document, prompt=4) for document in alone]
+    for micro_batch_tokens in (64, 100_000):
+        reports = [run_step(new_engine(model_folder), documents, micro_batch_tokens) for documents in (alone, sharing)]
+        assert reports[1].loss == pytest.approx(reports[0].loss, abs=1e-5)
+        assert reports[1].grad_norm == pytest.approx(reports[0].grad_norm, abs=1e-5)
+        assert reports[1].tokens < reports[0].tokens == sum(len(document.tokens) for document in alone)
+        assert reports[1].flops < reports[0].flops

@@ -23,8 +23,15 @@ def test_without_a_gpu_it_says_what_it_needs():
     assert done.returncode == 78 and "there is no CUDA GPU here; it needs one CUDA GPU with about" in done.stderr
 
 
-def test_a_tiny_model_runs_through_it():
-    done = run("bench.gpu_rl", "--tiny", "--tokens", "256", "--steps", "3")
+@pytest.mark.parametrize("bench", ["bench.gpu_sft", "bench.gpu_rl"])
+def test_a_tiny_model_runs_through_it_and_it_says_what_limits_it(bench):
+    done = run(bench, "--tiny", "--tokens", "256", "--steps", "3")
     assert done.returncode == 0, done.stderr[-2000:]
-    figures = json.loads(done.stdout.strip().splitlines()[-1])["figures"]
+    *_, said, last = done.stdout.strip().splitlines()
+    figures = json.loads(last)["figures"]
     assert figures["tokens_per_second"] > 0 and figures["model_tflops_per_second"] > 0
+    if not torch.cuda.is_available():
+        assert said.startswith("MFU: n/a") and said.endswith("limits it.")
+        assert figures["time_matrix"] > 0 and figures["time_optimizer"] > 0
+    shares = [value for name, value in figures.items() if name.startswith("time_")]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qednano.errors import DataError
-from qednano.training.packing import Document, collate, deal, pack
+from qednano.training.packing import Document, Layout, bundle, collate, deal, pack
 
 
 def lengths(seed: int, count: int = 200, longest: int = 100) -> list[int]:
@@ -89,7 +89,7 @@ def test_positions_restart_and_targets_stay_inside_documents():
     second = Document([20, 21, 22, 23], [1.0, 0.0, 0.5, 0.5], {"x": [5, 6, 7, 8]}, index=9)
     batch = collate([first, second], ["x"])
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 3]]
-    assert batch.lengths == (3, 4)
+    assert batch.layout.lengths == (3, 4)
     # The last token of the first document predicts nothing, though another document follows it; a document's first
     # token is predicted by nobody, even with a weight.
     assert batch.predictors.tolist() == [0, 1, 4, 5]
@@ -97,6 +97,48 @@ def test_positions_restart_and_targets_stay_inside_documents():
     assert batch.weights.tolist() == [0.5, 0.25, 0.5, 0.5]
     assert batch.sample.tolist() == [4, 4, 9, 9]
     assert batch.fields["x"].tolist() == [1, 2, 7, 8]
+
+
+def sample(prompt: list[int], answer: list[int], index: int) -> Document:
+    places = [float(place) for place in range(len(prompt) + len(answer))]
+    return Document(
+        [*prompt, *answer], [0.0] * len(prompt) + [0.5] * len(answer), {"x": places}, index, prompt=len(prompt)
+    )
+
+
+def test_a_shared_prompt_is_there_once_and_predicts_the_first_token_of_each_of_its_samples():
+    docs = [sample([1, 2], [3, 4], 0), sample([1, 9], [3], 1), sample([1, 2], [5], 2)]
+    batch = collate(docs, ["x"], share=True)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 1, 9, 3, 5]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2, 2]]
+    assert batch.layout == Layout((2, 2, 3, 1), (-1, 0, -1, 0))
+    assert batch.predictors.tolist() == [1, 2, 5, 1]
+    assert batch.targets.tolist() == [3, 4, 3, 5]
+    assert batch.sample.tolist() == [0, 0, 1, 2]
+    assert batch.fields["x"].tolist() == [2, 3, 2, 2]
+    assert [each.tolist() for each in batch.documents()] == [[1, 2, 3, 4], [1, 9, 3], [1, 2, 5]]
+    assert batch.layout.seen() == [0, 2, 0, 2]
+
+
+def test_samples_of_a_prompt_go_together_in_bundles_that_leave_room_to_balance():
+    docs = [sample([7] * 10, [1] * 5, index) for index in range(6)]
+    assert bundle(docs, 30) == [[0, 1, 2, 3], [4, 5]]
+    assert bundle(docs, 0) == [[index] for index in range(6)]
+    assert bundle([*docs[:2], Document([7] * 15, [1.0] * 15)], 100) == [[0, 1], [2]]
+    bundles = bundle(docs, 30)
+    prompts = [10] * 6
+    dealt = deal([15] * 6, sequence_length=15, micro_batch_tokens=30, bundles=bundles, prompts=prompts)
+    assert dealt == [[[0, 1, 2, 3], [4, 5]]]
+    assert deal([15] * 6, sequence_length=15, micro_batch_tokens=50, bundles=bundles, prompts=prompts) == [
+        [list(range(6))]
+    ]
+
+
+def test_a_prompt_that_weighs_or_is_all_there_is_cannot_be_shared():
+    with pytest.raises(DataError, match="document 0 has a prompt of 2 of its 2 tokens"):
+        sample([1, 2], [], 0)
+    with pytest.raises(DataError, match="its tokens must weigh 0"):
+        Document([1, 2, 3], [0.0, 1.0, 1.0], prompt=2)
 
 
 def test_an_empty_micro_batch_has_one_token_and_no_target():

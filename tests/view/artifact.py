@@ -13,16 +13,25 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from qednano.api.evalrun import Continuous
 from qednano.artifacts import publish, staging, write_atomic, write_json, write_manifest
 from qednano.data.schema import ProblemRow, to_table
+from qednano.evals.continuous import record
+from qednano.evals.graded import GradedProof
+from qednano.evals.grader_report import write as write_grader_report
+from qednano.evals.grader_run import Candidate, GraderEvaluation, GradeRow, headline
 from qednano.evals.report import About
 from qednano.evals.report import write as write_report
 from qednano.evals.results import CALLS, RESULTS, write_groups
 from qednano.evals.scores import SampleRow, score_all
+from qednano.grading.health import GraderHealth
+from qednano.plan import export_path
+from qednano.progress import Reporter
 
 EVIL = "</pre></script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
@@ -258,14 +267,59 @@ def write_run(root: Path, name: str, **options: Any) -> Path:
     """A finished local run that holds such an artifact, as `qednano run` leaves it."""
     folder = root / "default" / "evalrun" / f"{name}-{abs(hash_of(name)):08x}"
     write_artifact(folder / "artifact", name, **options)
-    write_json(folder / "config.json", {"kind": "EvalRun", "name": name})
-    write_atomic(
-        folder / "status.json",
-        json.dumps(
-            {"phase": "Succeeded", "startTime": "2026-11-20T09:30:00Z", "completionTime": "2026-11-20T11:00:00Z"}
-        ),
-    )
+    return _told(folder, "EvalRun", name)
+
+
+def _told(folder: Path, kind: str, name: str, phase: str = "Succeeded") -> Path:
+    write_json(folder / "config.json", {"kind": kind, "name": name})
+    times = {"startTime": "2026-11-20T09:30:00Z", "completionTime": "2026-11-20T11:00:00Z"}
+    write_atomic(folder / "status.json", json.dumps({"phase": phase} | times))
     return folder
+
+
+def write_grader_run(root: Path, name: str, problems: int = 12) -> Path:
+    """A finished grader evaluation: a fair grader, a generous one that fails now and then, and people's scores."""
+    rng, folder = random.Random(3), root / "default" / "evalrun" / f"{name}-{hash_of(name):08x}"
+    proofs = [
+        GradedProof(f"{row.id}-{number}", row, f"Since $n \\ge {number}$, it holds. {EVIL}", rng.randint(0, 7), "ada")
+        for row in problems_of(problems)
+        for number in range(4)
+    ]
+    evaluation = GraderEvaluation(proofs, {}, folder, Reporter())
+    for grader, shift, spread in (("judge", 0, 1), ("generous <b>judge</b>", 2, 2)):
+        evaluation.graders[grader] = Candidate(SimpleNamespace(name="judge-120b"), GraderHealth(100))  # type: ignore[arg-type]
+        for proof in proofs:
+            score = min(7.0, max(0.0, proof.human + shift + rng.randint(-spread, spread)))
+            lost = shift and rng.random() < 0.1
+            row = GradeRow(
+                grader, proof.id, None if lost else score, f"A step is missing. {EVIL}", "unreadable" if lost else None,
+                json.dumps({"usage": {"prompt_tokens": 900, "completion_tokens": 2100, "cost": 0.01}}), 4.2,
+            )  # fmt: skip
+            if lost:
+                evaluation.paid.append(row)
+            else:
+                evaluation.rows[grader, proof.id] = row
+    final = folder / "artifact"
+    with staging(final) as made:
+        results = evaluation.write(made)
+        write_grader_report(made, name, headline(results))
+        write_manifest(made, kind="EvalRun", name=name, spec={}, inputs={}, seeds={}, metrics={})
+        publish(made, final)
+    return _told(folder, "EvalRun", name)
+
+
+def write_training_run(root: Path, name: str) -> Path:
+    """An SFTRun that has not ended, with the scores of some of its checkpoints by two evaluations."""
+    folder = root / "default" / "sftrun" / f"{name}-{hash_of(name):08x}"
+    for evaluation, base in (("answers", 0.3), ("proofs", 0.2)):
+        for step in (20, 40, 60, 80):
+            score = base + 0.004 * step - (0.05 if step == 80 else 0)
+            which = Continuous(evaluation=evaluation, step=step, best=evaluation == "proofs")
+            scores = SimpleNamespace(
+                models=[SimpleNamespace(score=SimpleNamespace(mean=score, low=score - 0.06, high=score + 0.05))]
+            )
+            record(which, folder / export_path(step), scores)  # type: ignore[arg-type]
+    return _told(folder, "SFTRun", name, "Running")
 
 
 def hash_of(name: str) -> int:
@@ -284,6 +338,9 @@ def main() -> None:
     arguments = parser.parse_args()
     size = {"problems": arguments.problems, "samples": arguments.samples}
     write_run(arguments.folder, "proofbench-rl", models={"qed-nano": 0.8, "sft": 0.55, "base": 0.4}, **size)
+    write_grader_run(arguments.folder, "judges")
+    write_training_run(arguments.folder, "qed-sft")
+    write_run(arguments.folder, "qed-sft-proofs-40", models={"step-40": 0.5}, **size)
     write_run(arguments.folder, "proofbench-sft", models={"qed-sft": 0.6, "base": 0.45}, seed=7, **size)
 
 

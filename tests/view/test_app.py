@@ -12,12 +12,13 @@ from starlette.testclient import TestClient
 from qednano.api.grader_evaluation import GradedProofs
 from qednano.errors import UsageError
 from qednano.evals.graded import proofs_of
+from qednano.evals.grader_report import ROWS
 from qednano.evals.human import grades_path, read_grades
 from qednano.evals.reader import EvaluationReader
 from qednano.evals.statistics import compare
 from qednano.view import security
 from qednano.view.app import PART_CHARACTERS, make_app
-from tests.view.artifact import write_artifact, write_run
+from tests.view.artifact import write_artifact, write_grader_run, write_run, write_training_run
 from tests.view.conftest import ADDRESS
 
 
@@ -48,6 +49,30 @@ def test_a_run_that_has_not_finished_is_listed_and_says_so(tmp_path):
     page = here.get("/").text
     assert rows(page) == ["under-way"] and "the grader &lt;b&gt;failed&lt;/b&gt;" in page
     assert "has not finished" in here.get(f"/runs/{folder.name}").text
+
+
+def test_a_grader_evaluation_shows_every_measure_side_by_side(tmp_path):
+    run = write_grader_run(tmp_path, "judges")
+    told = json.loads((run / "artifact" / "grading.json").read_text())
+    client = TestClient(make_app([tmp_path]), base_url=ADDRESS)
+    for page in (client.get(f"/runs/{run.name}").text, (run / "artifact" / "report.html").read_text()):
+        for row in ROWS:
+            assert row.label in page
+            for grader in told["graders"]:
+                mean = grader[row.field]["mean"]
+                shown = f"{100 * mean:.1f} %" if row.kind == "share" else f"{abs(mean):.2f}"
+                assert shown in page, f"{row.field} of {grader['name']}"
+        assert "unreadable 5" in page and "144,000" in page
+        assert "generous &lt;b&gt;judge&lt;/b&gt;" in page and "<b>judge" not in page
+
+
+def test_a_training_run_shows_the_scores_of_its_checkpoints_while_it_runs(tmp_path):
+    run = write_training_run(tmp_path, "qed-sft")
+    evaluation = write_run(tmp_path, "qed-sft-proofs-40", models={"step-40": 0.5}, problems=2, samples=1)
+    page = TestClient(make_app([tmp_path]), base_url=ADDRESS).get(f"/runs/{run.name}").text
+    assert "47.0 %" in page and "41.0 to 52.0" in page and ">best<" in page
+    assert f'href="/runs/{evaluation.name}"' in page, "a step leads to its evaluation"
+    assert (run / "evaluations" / "curve.html").read_text().count("<circle") == 8
 
 
 def test_problems_are_filtered_by_words_category_and_outcome(client, runs):

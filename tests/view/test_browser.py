@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import expect
 
 from qednano.evals.human import grades_path, read_grades
-from tests.view.artifact import write_run
+from tests.view.artifact import write_grader_run, write_run, write_training_run
 
 AXE = "axe-core@4.14.1"
 
@@ -27,6 +27,8 @@ def served(tmp_path_factory):
     size = {"problems": 12, "samples": 2, "length": 40_000}
     first = write_run(root, "first", models={"qed-nano": 0.8, "base": 0.4}, **size)
     second = write_run(root, "second", models={"qed-sft": 0.6}, seed=7, **size)
+    write_grader_run(root, "judges")
+    write_training_run(root, "qed-sft")
     command = [sys.executable, "-m", "qednano.cli", "view", str(root), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -50,6 +52,12 @@ def screen(browser):
     assert complaints == []
 
 
+def other(run: Path, name: str) -> Path:
+    """The folder of another run of the same root."""
+    (found,) = run.parents[1].glob(f"*/{name}-*")
+    return found
+
+
 @pytest.fixture
 def paths(served):
     """Every page of the viewer by its name."""
@@ -65,6 +73,8 @@ def paths(served):
         "compare": f"{address}/compare?{pair}",
         "pair": f"{address}/compare/problem?{pair}&problem=imo-0001",
         "nothing": f"{address}/compare",
+        "graders": f"{address}/runs/{other(first, 'judges').name}",
+        "curve": f"{address}/runs/{other(first, 'qed-sft').name}",
     }
 
 
@@ -175,6 +185,25 @@ def test_two_ticks_compare_two_runs(screen, paths):
     screen.get_by_text("Paired difference").wait_for()
 
 
+def test_what_graders_are_worth_is_drawn_and_their_proofs_stay_text(screen, paths, served):
+    for page in (paths["graders"], (other(served[1], "judges") / "artifact" / "report.html").as_uri()):
+        screen.goto(page)
+        assert screen.evaluate("window.hacked") is None
+        assert screen.locator("svg.chart g").count() == 2 and screen.locator("table.matrix").count() == 2
+        assert screen.locator("b, img, main script").count() == 0, "a grader's name is text, too"
+        low, high = (screen.locator("svg.chart g").first.locator("circle").nth(n).bounding_box()["y"] for n in (0, -1))
+        assert high < low, "what it graded higher people scored higher"
+
+
+def test_the_curve_of_checkpoints_is_drawn_and_its_best_is_marked(screen, paths, served):
+    page = other(served[1], "qed-sft") / "evaluations" / "curve.html"
+    for address in (paths["curve"], page.as_uri()):
+        screen.goto(address)
+        assert screen.locator("svg.chart circle").count() == 8
+        best = screen.locator("tr", has=screen.get_by_text("best", exact=True))
+        assert best.locator("th, td").all_inner_texts()[:2] == ["proofs", "80"]
+
+
 def test_dark_mode_follows_the_system_and_the_person(browser, paths):
     context = browser.new_context(color_scheme="dark")
     page = context.new_page()
@@ -225,7 +254,12 @@ def axe() -> str:
 def test_no_page_has_a_serious_fault_of_accessibility(browser, paths, served, axe, scheme, rules):
     context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": 1200, "height": 900})
     page = context.new_page()
-    pages = paths | {"report": (served[1] / "artifact" / "report.html").as_uri()}
+    files = {
+        "report": served[1] / "artifact" / "report.html",
+        "graders' report": other(served[1], "judges") / "artifact" / "report.html",
+        "curve's page": other(served[1], "qed-sft") / "evaluations" / "curve.html",
+    }
+    pages = paths | {name: path.as_uri() for name, path in files.items()}
     found = []
     for name, path in pages.items():
         page.goto(path)

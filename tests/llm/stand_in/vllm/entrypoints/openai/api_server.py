@@ -21,6 +21,7 @@ from qednano.tiny import problems, teacher
 
 PACE = float(os.environ.get("STAND_IN_TOKENS_PER_SECOND", "2000"))
 LOG = os.environ.get("STAND_IN_LOG", "")
+REFUSE = os.environ.get("STAND_IN_REFUSE", "")  # such as "/update_weights=1": how often a route fails
 CHUNK = int(os.environ.get("STAND_IN_CHUNK", "16"))
 END = 0  # the token after a proof
 _PROBLEM = re.compile(r"n = \d+k[^\n]*?\. Prove [^\n]*?\.")
@@ -33,7 +34,7 @@ class Engine:
         self.version = 0
         self.going = asyncio.Event()
         self.going.set()
-        self.refuse = 0
+        self.refusals = {path: int(times) for path, _, times in (item.partition("=") for item in REFUSE.split())}
 
     def log(self, **event: object) -> None:
         if LOG:
@@ -131,8 +132,9 @@ def build(engine: Engine) -> web.Application:
     async def phase(request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}
         engine.log(event=request.path, body=body)
-        if request.path == "/update_weights":
-            engine.version = int(os.environ.get("STAND_IN_VERSION", "0")) or engine.version + 1
+        if engine.refusals.get(request.path):
+            engine.refusals[request.path] -= 1
+            return web.json_response({"error": "RuntimeError: NCCL error: unhandled system error"}, status=500)
         return web.json_response({})
 
     async def health(_: web.Request) -> web.Response:

@@ -1,0 +1,84 @@
+"""A watch that dies in silence: it is opened anew, what it missed is found, and what stays dead is told."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.chaos.conftest import with_flags
+from tests.chaos.proxy import Proxy
+from tests.operator.harness import Cluster, OperatorProcess, eventually, unique
+
+pytestmark = pytest.mark.apiserver
+
+
+def healthy(operator: OperatorProcess) -> str:
+    """What /healthz says."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{operator.port}/healthz", timeout=5) as answer:
+            return str(answer.read().decode().strip())
+    except urllib.error.HTTPError as error:
+        return f"{error.code}: {error.read().decode().strip()}"
+
+
+def corrections(operator: OperatorProcess) -> float:
+    """Runs that a list showed otherwise than the watches had told."""
+    found = re.search(r"^qednano_operator_resync_corrections_total (\S+)", operator.get("/metrics"), re.M)
+    return float(found.group(1)) if found else 0.0
+
+
+def watching(own: Cluster) -> None:
+    """Return when the operator has watches: what it listed before them is no test of them."""
+    name = unique()
+    own.create("SFTRun", name)
+    own.wait_pods(name, "trainer")
+
+
+def test_a_watch_that_fell_silent_is_opened_anew(own: Cluster, proxy: Proxy, behind: OperatorProcess) -> None:
+    with_flags(behind, "--silence-seconds=5", "--resync-seconds=3600")
+    watching(own)
+    proxy.mute = True
+    late = unique()
+    own.create("SFTRun", late)
+    eventually(lambda: proxy.swallowed > 0, what="an event is lost")
+    proxy.mute = False
+    own.wait_pods(late, "trainer")
+    assert healthy(behind) == "ok"
+
+
+def test_what_dead_watches_miss_is_found_and_dead_watches_are_told(
+    own: Cluster, proxy: Proxy, behind: OperatorProcess
+) -> None:
+    with_flags(behind, "--silence-seconds=3600", "--resync-seconds=4")  # nothing but lists can help
+    watching(own)
+    proxy.mute = True
+    name = unique()
+    own.create("SFTRun", name)
+    own.wait_pods(name, "trainer")
+    assert corrections(behind) >= 1
+
+    def unwell() -> bool:
+        own.create("ProofDataset", unique("data"))  # changes that only a list shows
+        return healthy(behind).startswith("500: the watches missed changes")
+
+    eventually(unwell, what="/healthz fails")
+    proxy.mute = False
+    eventually(lambda: healthy(behind) == "ok", what="health comes back with the watches")
+
+
+def test_a_list_that_overtakes_an_event_shows_nothing_missed(
+    own: Cluster, proxy: Proxy, behind: OperatorProcess
+) -> None:
+    with_flags(behind, "--resync-seconds=1")
+    watching(own)
+
+    def compared() -> int:
+        return sum(method == "GET" and path.endswith("/resourcequotas") for method, path, _ in list(proxy.requests))
+
+    before = compared()
+    while compared() < before + 3:  # runs come all the time while lists are compared
+        own.create("ProofDataset", unique("data"))
+    assert corrections(behind) == 0
