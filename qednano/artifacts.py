@@ -38,7 +38,7 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """What an artifact is made of and where it came from."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     kind: str
     name: str

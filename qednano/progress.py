@@ -30,7 +30,7 @@ _WINDOW = 30  # samples of (time, step) from which the rate is taken
 class ProgressReport(BaseModel):
     """One answer of ``GET /progress``. ``rate`` is in units a second, ``eta_seconds`` is None when unknown."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
     stage: str = ""
     step: int = 0

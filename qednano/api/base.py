@@ -39,7 +39,12 @@ class ApiModel(BaseModel):
     """Base of all API types: camelCase outside, unknown fields refused, immutable."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=False, validate_by_name=True, extra="forbid", frozen=True
+        alias_generator=to_camel,
+        populate_by_name=False,
+        validate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        defer_build=True,  # a command pays for the kinds that it reads, not for all there are
     )
 
 

@@ -17,7 +17,7 @@ from qednano.api.status import RunStatus
 class Metadata(ApiModel):
     """The part of the standard object metadata that a manifest may set."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=NAME_LIMIT)]
     namespace: str = "default"

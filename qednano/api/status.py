@@ -32,6 +32,9 @@ class Phase(StrEnum):
 
 TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
 
+HEADLINES = {"ProofDataset": "", "SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
+"""Each kind and the metric that its printer column shows. An RL run's reward is the actor's: of all groups drawn."""
+
 
 class ConditionType(StrEnum):
     """What machines wait for."""

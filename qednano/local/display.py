@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from qednano.api import Phase
-from qednano.api.status import Progress
-from qednano.plan.progress import HEADLINES
+from qednano.api.status import HEADLINES, Phase, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult

@@ -19,18 +19,10 @@ from qednano.api.load import Document
 from qednano.api.status import ArtifactStatus, ResolvedInputStatus
 from qednano.errors import QedError
 from qednano.local.evaluations import documents_of
-from qednano.local.folders import (
-    RootLock,
-    RunFolder,
-    finished,
-    interrupted,
-    resolve_inputs,
-    run_folder,
-    stable_uid,
-    write_config,
-)
+from qednano.local.folders import RootLock, RunFolder, finished, interrupted
 from qednano.local.graph import Key, in_order, key_of, label, needs
 from qednano.local.observe import progress_of, timestamp, usage_of
+from qednano.local.prepare import resolve_inputs, run_folder, stable_uid, write_config
 from qednano.local.process import Leash
 from qednano.local.supervise import Supervisor
 from qednano.local.targets import Targets

@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from qednano.api.status import Headline, Progress, Usage
+from qednano.api.status import HEADLINES, Headline, Progress, Usage
 from qednano.progress import EXPORTS_TOLD, ProgressReport
-
-HEADLINES = {"ProofDataset": "", "SFTRun": "loss", "RLRun": "reward", "EvalRun": "score"}
-"""The metric that a kind's printer column shows. An RL run's reward is the actor's: of all groups drawn."""
 
 PROMPT_TOKENS, COMPLETION_TOKENS, COST = "tokens/in", "tokens/out", "cost"
 ROWS_IN, ROWS_OUT = "rows/in", "rows/out"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-from qednano.api import KINDS, TERMINAL, RunStatus
+from qednano.api.status import TERMINAL, RunStatus
 from qednano.errors import UsageError
 
 
@@ -76,6 +76,8 @@ class Place(Runs, Protocol):
 
 def kind_of(word: str) -> str:
     """The kind that a word means: its name, plural or short name, in any case; empty for none."""
+    from qednano.api import KINDS  # the kinds' whole specs, which a list of runs has no need of
+
     for name, kind in KINDS.items():
         if word.lower() in {name.lower(), kind.singular, kind.plural, *kind.short_names}:
             return name

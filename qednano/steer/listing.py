@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from qednano.api import Phase
-from qednano.api.status import ConditionType
+from qednano.api.status import HEADLINES, ConditionType, Phase
 from qednano.local.display import aligned, duration
-from qednano.plan.progress import HEADLINES
 from qednano.steer.interface import Listed
 
 _ALWAYS = {"RUN", "PHASE"}

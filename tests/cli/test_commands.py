@@ -193,3 +193,31 @@ def test_an_answer_that_needs_nothing_starts_within_300_ms(words: list[str]) -> 
 
     times = [spent() for _ in range(5)]
     assert min(times) < 0.3, f"seconds of five starts: {times}"
+
+
+def test_a_list_of_runs_imports_no_spec_of_a_run(tmp_path):
+    """What keeps `qednano status` near an empty start: specs of all kinds are half a second on a busy machine."""
+    folder = tmp_path / "default" / "sftrun" / "one-12345678"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "status.json").write_text('{"phase": "Succeeded"}')
+    code = (
+        "import sys; from qednano.cli import app\n"
+        f"app(['status', '--root', {str(tmp_path)!r}], standalone_mode=False)\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *table, modules = done.stdout.splitlines()
+    assert "SFTRun/one" in table[1]
+    assert "qednano.api.status" in modules.split()
+    costly = {
+        "qednano.api.kinds",
+        "qednano.plan",
+        "qednano.job",
+        "prometheus_client",
+        "yaml",
+        "rich",
+        "kubernetes",
+        "torch",
+    }
+    assert not costly & set(modules.split())
