@@ -26,8 +26,12 @@ e2e: cluster ## Apply examples/tiny to the one-node cluster and wait for a bette
 cluster-down: venv ## Stop the one-node cluster and remove what it left
 	@$(PYTHON_BIN) -m tools.cluster down
 
-images: venv ## Build the four images (with buildah, or docker where it runs) and load them into the cluster
-	@$(PYTHON_BIN) -m tools.cluster images
+images: venv ## Build the four images for the cluster here; with REGISTRY=HOST/TEAM/ [TAG= VARIANT=cuda TOOL=podman PUSH=1] for yours
+ifdef REGISTRY
+	@$(PYTHON_BIN) -m tools.images --registry $(REGISTRY) $(TAG:%=--tag %) $(VARIANT:%=--variant %) $(TOOL:%=--tool %) $(if $(PUSH),--push)
+else
+	@$(PYTHON_BIN) -m tools.cluster images $(VARIANT:%=--variant %)
+endif
 
 lint: venv ## Formatting, lint, types, import contracts, generated files
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .

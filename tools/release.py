@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tools.cluster.__main__ import choose
 from tools.cluster.errors import ClusterError
-from tools.cluster.images import NAMES, reference
+from tools.cluster.images import REGISTRY, TAG
 from tools.helm import HelmUnavailable, helm
+from tools.images import NAMES
 
 CHART = Path(__file__).resolve().parents[1] / "charts" / "qednano"
 NAME = "qednano"
@@ -22,11 +23,9 @@ NAMESPACE = "qednano-system"
 
 def settings() -> list[str]:
     """Helm values that name the images built here and ask for one operator."""
-    registry = reference("").rpartition("/")[0] + "/"
-    tag = reference("").rpartition(":")[2]
     values = {
-        "images.registry": registry,
-        "images.tag": tag,
+        "images.registry": REGISTRY,
+        "images.tag": TAG,
         "operator.replicas": "1",
         # The tag stays the same when an image changes, so each install asks for a new pod.
         "operator.podAnnotations.installed": datetime.now(UTC).strftime("at-%Y-%m-%dT%H-%M-%S"),

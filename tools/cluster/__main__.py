@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     load = commands.add_parser("images", help="build the project's images and load them into the cluster")
     load.add_argument("names", nargs="*", help=f"some of {', '.join(images.NAMES)}; all by default")
     load.add_argument("--build-only", action="store_true", help="build with buildah, load nothing")
+    load.add_argument("--variant", choices=("cpu", "cuda"), default="cpu", help="cuda is built only: no GPU is here")
     kubectl = commands.add_parser("kubectl", help="run kubectl as the administrator, also where none is installed")
     kubectl.add_argument("words", nargs=argparse.REMAINDER, metavar="...")
     commands.add_parser("volume", help="make the shared volume's claim in a namespace").add_argument("namespace")
@@ -78,9 +79,9 @@ def act(arguments: argparse.Namespace) -> int:
         else:
             binaries.build(cache(), node=not arguments.control_plane)
         return 0
-    if arguments.command == "images" and arguments.build_only:
+    if arguments.command == "images" and (arguments.build_only or arguments.variant != "cpu"):
         for name in arguments.names or images.NAMES:
-            images.builder(cache()).build(name)
+            images.builder(cache()).build(name, arguments.variant)
         return 0
     cluster = choose(arguments.kubeconfig, arguments.native)
     if arguments.command == "status":

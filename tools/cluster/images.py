@@ -17,8 +17,8 @@ from tools.cluster.layers import StoredImage
 from tools.cluster.node import PAUSE_IMAGE, Node
 from tools.cluster.paths import REPOSITORY, Cache
 from tools.cluster.steps import run, step
+from tools.images import NAMES, Order
 
-NAMES = ("operator", "worker", "trainer", "server")
 BASE_IMAGE = "localhost/qednano-base:py311"
 _BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
 _PAUSE = (
@@ -27,9 +27,12 @@ _PAUSE = (
 )
 
 
-def reference(name: str, tag: str = "dev") -> str:
+REGISTRY, TAG = "localhost/", "dev"
+
+
+def reference(name: str, tag: str = TAG) -> str:
     """The full name of one of the project's images."""
-    return f"localhost/qednano-{name}:{tag}"
+    return Order("buildah", registry=REGISTRY, tag=tag).reference(name)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Builder:
     folder: Path
 
     def build(self, name: str, variant: str = "cpu") -> str:
-        """Builds images/NAME unless nothing it is made of has changed; returns its image id."""
+        """Builds images/NAME unless nothing it is made of has changed; returns its id. Other variants are their tag."""
         base = self.base()
         with exclusive(self.folder):
             return self._build(name, variant, base)
@@ -49,14 +52,16 @@ class Builder:
         if not recipe.exists():
             raise ClusterError(f"there is no image {name!r}: choose from {', '.join(NAMES)}")
         print_of_inputs = fingerprint([base, variant, name], inputs_of(recipe))
-        known = self._known(name, print_of_inputs)
+        tagged, kept = (reference(name), name) if variant == "cpu" else (reference(name, variant), f"{name}-{variant}")
+        known = self._known(kept, print_of_inputs)
         if known is not None:
             return known
-        settings = pip_settings.host_settings()
+        # This host's own folders of packages hold the CPU's build of torch, which pip would take for GPUs, too.
+        settings = pip_settings.host_settings(own_folders=variant == "cpu")
         mounts = pip_settings.volumes(settings, self.folder / "pip.conf")
-        log = self.folder / f"build-{name}.log"
+        log = self.folder / f"build-{kept}.log"
         log.unlink(missing_ok=True)
-        with step(f"building {reference(name)} (log: {log})"):
+        with step(f"building {tagged} (log: {log})"):
             self._buildah(
                 "bud",
                 "--layers",
@@ -76,13 +81,13 @@ class Builder:
                 "--file",
                 recipe,
                 "--tag",
-                reference(name),
+                tagged,
                 REPOSITORY,
                 what=f"building the image {name}",
                 log=log,
             )
-        identity = self._identity(reference(name))
-        self._remember(name, print_of_inputs, identity)
+        identity = self._identity(tagged)
+        self._remember(kept, print_of_inputs, identity)
         return identity
 
     def base(self) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.cluster import images
-from tools.cluster.paths import REPOSITORY, Cache
+from tools.cluster.paths import Cache
 from tools.cluster.steps import run, step
+from tools.images import CPU_TORCH_INDEX, Order
 
 _NAME = "qednano"
-_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 _CLAIM = """
 apiVersion: v1
 kind: PersistentVolume
@@ -67,22 +67,11 @@ class KindCluster:
 
     def load(self, names: tuple[str, ...]) -> None:
         """Builds the images with Docker and loads them into the node."""
+        torch_index = os.environ.get("TORCH_INDEX", CPU_TORCH_INDEX)
+        order = Order("docker", registry=images.REGISTRY, tag=images.TAG, torch_index=torch_index)
         for name in names:
             with step(f"building {images.reference(name)}"):
-                run(
-                    [
-                        "docker",
-                        "build",
-                        "--build-arg",
-                        f"TORCH_INDEX={os.environ.get('TORCH_INDEX', _TORCH_INDEX)}",
-                        "--file",
-                        REPOSITORY / "images" / name / "Dockerfile",
-                        "--tag",
-                        images.reference(name),
-                        REPOSITORY,
-                    ],
-                    what=f"building the image {name}",
-                )
+                run(order.build(name), what=f"building the image {name}")
             with step(f"loading {images.reference(name)} into kind"):
                 run(
                     ["kind", "load", "docker-image", "--name", _NAME, images.reference(name)],

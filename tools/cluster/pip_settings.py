@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-_KEYS = ("index-url", "extra-index-url", "find-links", "constraint", "trusted-host", "cert", "timeout")
+_FOLDERS = ("extra-index-url", "find-links", "constraint")
+_KEYS = ("index-url", "trusted-host", "cert", "timeout", *_FOLDERS)
 
 
-def host_settings() -> dict[str, str]:
-    """The settings that decide where packages come from; the environment wins over pip's files."""
+def host_settings(own_folders: bool = True) -> dict[str, str]:
+    """The settings that decide where packages come from; the environment wins over pip's files.
+
+    Without ``own_folders`` what adds to the index, or narrows it, is left out.
+    """
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     found: dict[str, str] = {}
     for line in listed.splitlines():
@@ -23,7 +27,7 @@ def host_settings() -> dict[str, str]:
     for key in _KEYS:
         if told := os.environ.get(f"PIP_{key.upper().replace('-', '_')}"):
             found[key] = told
-    return found
+    return {key: value for key, value in found.items() if own_folders or key not in _FOLDERS}
 
 
 def local_paths(settings: dict[str, str]) -> list[Path]:
