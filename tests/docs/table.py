@@ -54,8 +54,8 @@ BY_TEST = {
 ELSEWHERE = {
     # What these need; here only their words are checked: a target of the Makefile, a module, its flags.
     "make demo": "a quarter of an hour; the same four runs are made smaller by tests/pipeline, and whole by make e2e",
-    "make images REGISTRY=registry.example.org/team/ VARIANT=cuda PUSH=1": "a builder and a registry; tests/images hands "
-    "the same to stand-ins of all builders",
+    "make images REGISTRY=registry.example.org/team/ VARIANT=cuda PUSH=1": "a builder and a registry; tests/images "
+    "hands the same to stand-ins of all builders",
     ".venv/bin/python -m qednano.training.export qed-runs/default/sftrun/tiny-sft-*": "checkpoints; what it "
     "calls is tested by tests/training/test_engine.py",
     "helm test qednano --namespace qednano-system": "minutes on a cluster with a kubelet",
