@@ -149,12 +149,22 @@ STORIES: dict[str, tuple[Story, Story]] = {  # alert: (fires, keeps still)
 }
 
 
+FIRES = {  # more stories in which an alert fires
+    "QedCheckpointOld: never saved": Story(_step("0+1x90 91+0x400"), 180),
+    "QedCheckpointOld: started anew a while ago, the last one older": Story(
+        {f'qednano_checkpoint_timestamp_seconds{{{RUN},role="trainer"}}': "60 60 _x300", **_step("0+1x90 91+0x400")},
+        180,
+    ),
+}
+
 STILL = {  # more stories in which an alert keeps still
     "QedRunStalled: begun 25 minutes ago, and loads a model": Story(_step("_x40 0+0x100"), 65),
     "QedRunStalled: at its end": Story(_step("0+10x10 100+0x100"), 60),
     "QedEffectiveSampleSizeLow: a trainer without such weights": Story(
         _gauge("qednano_rl_effective_sample_ratio", "0", ',role="trainer"'), 60
     ),
+    "QedCheckpointOld: begun less than two hours ago": Story(_step("_x70 0+1x90 91+0x400"), 180),
+    "QedCheckpointOld: at its end": Story(_step("0+1x100 100+0x400"), 180),
     "QedRunStalled: gone": Story(_step("0+1x20 _x100"), 60),
 }
 
@@ -190,7 +200,11 @@ def test_the_alert_fires_and_keeps_still(name: str, tmp_path: Path) -> None:
     fires, still = STORIES[name]
     file = tmp_path / "test.yaml"
     others = [story for what, story in STILL.items() if what.startswith(f"{name}:")]
-    cases = [_case(name, fires, True), *(_case(name, story, False) for story in (still, *others))]
+    more = [story for what, story in FIRES.items() if what.startswith(f"{name}:")]
+    cases = [
+        *(_case(name, story, True) for story in (fires, *more)),
+        *(_case(name, story, False) for story in (still, *others)),
+    ]
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": cases}))
     done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -104,11 +104,13 @@ ALERTS = (
     ),
     Alert(
         "QedCheckpointOld",
-        f"time() - max by ({_RUN}) ({exported(m.CHECKPOINT_TIME)}) > 7200 and on ({_RUN}) "
-        f'(max by ({_RUN}) ({_STEP}{{role="trainer"}} < {_TARGET}{{role="trainer"}}))',
+        # Of a trainer that was there two hours ago, in this process or one before, whether or not it has saved at all.
+        f'max by ({_RUN}) ({_STEP}{{role="trainer"}} < {_TARGET}{{role="trainer"}}) '
+        f'and on ({_RUN}) max by ({_RUN}) ({_STEP}{{role="trainer"}} offset 2h) '
+        f"unless on ({_RUN}) (max by ({_RUN}) (max_over_time({exported(m.CHECKPOINT_TIME)}[2h])) > time() - 7200)",
         "10m",
         "warning",
-        "The last checkpoint of {{ $labels.namespace }}/{{ $labels.run }} is more than two hours old",
+        "{{ $labels.namespace }}/{{ $labels.run }} has saved no checkpoint for two hours",
         "A failure now would lose all work since then.",
     ),
     Alert(
