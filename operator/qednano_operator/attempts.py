@@ -13,6 +13,7 @@ from qednano.api import ConditionType, RunStatus
 from qednano.api.status import Attempt, RoleStatus
 from qednano.plan import Action, Lifecycle, Role, Verdict, backoff_seconds
 from qednano_operator.conditions import clip, put, stamp
+from qednano_operator.decision import Unseen
 from qednano_operator.observe import Observed, Pod, parse_time
 from qednano_operator.subject import Subject
 
@@ -41,20 +42,54 @@ def role_attempt(status: RunStatus, role: str) -> int:
     return role_status(status, role).attempt or status.attempt
 
 
-def is_done(role: Role, status: RunStatus, observed: Observed) -> bool:
-    """Whether every pod of a task role has ended well.
+def done(role: Role, status: RunStatus, observed: Observed) -> set[int]:
+    """Indices of a task role whose pods have ended well.
 
     A Job may say so before its pod is seen to have ended, as they are told by different watches: then the pod is waited
-    for, since its last words say what the run made.
+    for, since its last words say what the run made. One that was never seen is asked for (``unseen``).
     """
     attempt = role_attempt(status, role.name)
     pods = observed.role_pods(role.name, attempt)
-    unseen = {pod.index for pod in pods if pod.active and not pod.terminating}
-    done = {
-        work.index for work in observed.role_works(role.name, attempt) if work.complete and work.index not in unseen
+    running = {pod.index for pod in pods if pod.active and not pod.terminating}
+    known = {pod.index for pod in pods}
+    found = {
+        work.index
+        for work in observed.role_works(role.name, attempt)
+        if work.complete and work.index not in running and (work.asked or work.index in known)
     }
-    done |= {pod.index for pod in pods if pod.succeeded}
-    return done >= set(range(role.replicas))
+    return found | {pod.index for pod in pods if pod.succeeded}
+
+
+def is_done(role: Role, status: RunStatus, observed: Observed) -> bool:
+    """Whether every pod of a task role has ended well."""
+    return done(role, status, observed) >= set(range(role.replicas))
+
+
+def unseen(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> tuple[Unseen, ...]:
+    """What has ended while its pods are not to be seen: either they are gone, or their watch is behind.
+
+    Which of both decides whether a failure counts and what the run made, so nothing is concluded before the API server
+    was asked.
+    """
+    found = []
+    for role in roles:
+        if role.lifecycle is Lifecycle.SERVER:
+            continue
+        attempt = role_attempt(status, role.name)
+        known = {pod.index for pod in observed.role_pods(role.name, attempt)}
+        ended = [
+            work.uid
+            for work in observed.role_works(role.name, attempt)
+            if (work.complete or work.failed) and not work.asked and work.index not in known
+        ]
+        ended += [
+            gang.uid
+            for gang in observed.sets
+            if gang.failed and not gang.asked and not known and (gang.role, gang.attempt) == (role.name, attempt)
+        ]
+        if ended:
+            found.append(Unseen(role.name, attempt, frozenset(ended)))
+    return tuple(found)
 
 
 def _of_pod(pod: Pod, verdict: Verdict) -> Failure:
@@ -82,11 +117,12 @@ def _task_failure(role: Role, attempt: int, observed: Observed) -> Failure | Non
         if pod.terminating and not pod.succeeded:
             message = f"pod {pod.name} is being taken away ({pod.reason or 'deleted or evicted'})"
             return Failure(role.name, Verdict(Action.RESUME, "Disrupted"), message)
+    known = {pod.index for pod in pods}
     for work in observed.role_works(role.name, attempt):
-        if work.failed and work.index not in running and work.index not in {pod.index for pod in pods}:
+        if work.failed and work.asked and work.index not in known:
             return Failure(role.name, Verdict(Action.RESUME, "PodLost"), f"the pod of Job {work.name} was lost")
     for gang in observed.sets:
-        if gang.failed and not pods and (gang.role, gang.attempt) == (role.name, attempt):
+        if gang.failed and gang.asked and not pods and (gang.role, gang.attempt) == (role.name, attempt):
             return Failure(role.name, Verdict(Action.RESUME, "PodLost"), f"JobSet {gang.name} failed: {gang.failed}")
     return None
 

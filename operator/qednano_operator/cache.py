@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from qednano.api import KINDS
@@ -124,6 +124,7 @@ class Cache:
         self._owners: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
         self._dependents: dict[Key, set[Key]] = {}
         self._foreign: dict[tuple[str, str, str], float] = {}
+        self._asked: set[str] = set()  # as in World
         self._evaluations: dict[Key, dict[str, Object]] = {}  # training run to the EvalRuns of its checkpoints
 
         self._queued: dict[str, set[Key]] = {}  # namespace to its runs that wait for quota or for their pods
@@ -201,6 +202,7 @@ class Cache:
         name = (obj["kind"], meta["name"])
         if name in children and children[name]["metadata"]["uid"] == meta["uid"]:
             del children[name]
+            self._asked.discard(meta["uid"])
             self._owners.get(meta["namespace"], {}).pop(name, None)
             if not children:
                 del self._children[key]
@@ -237,6 +239,10 @@ class Cache:
         """Remember for a while that somebody else has an object of that name."""
         self._foreign[kind, namespace, name] = time.monotonic()
 
+    def note_asked(self, key: Key, uids: Set[str]) -> None:
+        """Remember that the API server was asked for the pods of these Jobs and JobSets of a run, which had ended."""
+        self._asked |= {child["metadata"]["uid"] for child in self.children(key)} & uids
+
     def world(self, key: Key, reports: Mapping[str, ProgressReport]) -> World:
         """What surrounds a run now."""
         _, namespace, _ = key
@@ -262,6 +268,7 @@ class Cache:
             kueue=self.kueue,
             flavors=self.around.of("ResourceFlavor"),
             priorities={name: found["value"] for name, found in self.around.of("PriorityClass").items()},
+            asked=frozenset(self._asked),
         )
 
     def holds(self, obj: Object) -> bool:

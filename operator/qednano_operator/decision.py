@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -48,6 +48,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """Jobs or JobSets of one attempt of a role, by ``uids``, that have ended though no watch has told of their pods."""
+
+    role: str
+    attempt: int
+    uids: frozenset[str]
+
+
+@dataclass(frozen=True)
 class StatusPatch:
     """A merge patch of the status of an object in the run's namespace, if it still is at ``version``."""
 
@@ -75,7 +84,8 @@ class World:
     ``reports``: role to the newest progress report of its first pod. ``evaluations``: name to EvalRun, of those that
     were made of the run's checkpoints. ``quotas``: ResourceQuotas of the namespace. ``kueue``: the version of Kueue's
     API that is spoken, empty without Kueue; ``flavors`` and ``priorities``: its ResourceFlavors, and the values of
-    PriorityClasses, by name.
+    PriorityClasses, by name. ``asked``: uids of Jobs and JobSets that had ended when the API server was asked for their
+    pods: what it told is among the children, and what is not there is gone.
     """
 
     children: tuple[Object, ...] = ()
@@ -87,6 +97,7 @@ class World:
     kueue: str = ""
     flavors: Mapping[str, Object] = field(default_factory=dict)
     priorities: Mapping[str, int] = field(default_factory=dict)
+    asked: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class Decision:
     """What to do next: deletes, applies and patches, then the status; events only after the status is written.
 
     ``finalizers``: all that the run is to have from now on, written after deletes and applies, and without a status.
+    ``ask``: whose pods the API server is to be asked for, before anything else is done; another pass decides then.
     ``wake_after``: seconds until time alone makes another pass worthwhile.
     """
 
@@ -103,4 +115,5 @@ class Decision:
     delete: tuple[Target, ...] = ()
     patch: tuple[StatusPatch, ...] = ()
     events: tuple[Event, ...] = ()
+    ask: tuple[Unseen, ...] = ()
     wake_after: float | None = None

@@ -12,9 +12,10 @@ from qednano.progress import ProgressReport
 from qednano_operator import logs, metrics
 from qednano_operator.cache import Cache, Key, compact
 from qednano_operator.counts import Counts
-from qednano_operator.decision import Decision, Defaults, Object
+from qednano_operator.decision import Decision, Defaults, Object, Unseen
 from qednano_operator.events import Events
 from qednano_operator.kube import ApiError, Conflict, Kube
+from qednano_operator.observe import LABEL
 from qednano_operator.reconcile import reconcile, refused
 from qednano_operator.status import difference, is_urgent, stored
 from qednano_operator.subject import read_status
@@ -88,6 +89,9 @@ class Engine:
 
     async def _carry_out(self, key: Key, run: Object, decision: Decision) -> None:
         namespace = key[1]
+        if decision.ask:
+            await self._ask(key, run, decision.ask)
+            return
         for target in decision.delete:
             if target.force:
                 log.warning("%s is deleted by force: its node does not say that it ended", target.name)
@@ -113,6 +117,17 @@ class Engine:
         await self._write_status(key, run, decision)
         if decision.wake_after is not None:
             self._add_after(key, decision.wake_after)
+
+    async def _ask(self, key: Key, run: Object, unseen: tuple[Unseen, ...]) -> None:
+        """Take in the pods that no watch has told of, or that they are gone."""
+        for item in unseen:
+            wanted = {"uid": run["metadata"]["uid"], "role": item.role, "attempt": item.attempt}
+            labels = ",".join(f"{LABEL}{name}={value}" for name, value in wanted.items())
+            async for page in self._kube.pages("Pod", key[1], labels):
+                for pod in page:
+                    self._cache.put({**compact("Pod", pod), "seen": time.monotonic()})
+            self._cache.note_asked(key, item.uids)
+        self._add_after(key, 0)
 
     async def _finalize(self, key: Key, run: Object, decision: Decision) -> None:
         kind, namespace, name = key

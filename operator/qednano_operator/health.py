@@ -9,7 +9,7 @@ from qednano.api.status import Progress, RoleStatus, Usage
 from qednano.plan import Lifecycle, Role
 from qednano.plan.progress import summarise, with_tokens
 from qednano.progress import ProgressReport
-from qednano_operator.attempts import is_done, role_attempt, role_status
+from qednano_operator.attempts import done, is_done, role_attempt, role_status
 from qednano_operator.conditions import clip, find, is_true, put
 from qednano_operator.limits import progressing
 from qednano_operator.manifests import selector
@@ -30,7 +30,8 @@ def role_statuses(roles: tuple[Role, ...], status: RunStatus, observed: Observed
         old = role_status(status, role.name)
         server = role.lifecycle is Lifecycle.SERVER
         pods = observed.role_pods(role.name, None if server else role_attempt(status, role.name))
-        ready = {p.index for p in pods if not p.terminating and (p.ready if server else p.running or p.succeeded)}
+        ready = {p.index for p in pods if not p.terminating and (p.ready if server else p.running)}
+        ready |= set() if server else done(role, status, observed)
         found.append(
             old.model_copy(
                 update={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -144,6 +144,7 @@ class Work:
     ready: int
     spec_hash: str
     of_set: tuple[str, str] | None = None  # name and uid of the JobSet that makes it anew when it is deleted
+    asked: bool = False  # whether the API server was asked for its pods since it ended: what is not seen then is gone
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def pod_of(obj: Object) -> Pod:
     )
 
 
-def _work_of(obj: Object, sets: dict[str, str]) -> Work:
+def _work_of(obj: Object, sets: dict[str, str], asked: Set[str]) -> Work:
     """``sets``: uid to name of the run's JobSets."""
     meta, status, labels = obj["metadata"], obj.get("status") or {}, _labels(obj)
     failed = [c for c in status.get("conditions") or [] if c["type"] == "Failed" and c["status"] == "True"]
@@ -271,6 +272,7 @@ def _work_of(obj: Object, sets: dict[str, str]) -> Work:
         ready=int(status.get("readyReplicas") or 0),
         spec_hash=(meta.get("annotations") or {}).get(LABEL + "spec-hash", ""),
         of_set=next(((sets[uid], uid) for uid in _owners(obj) if uid in sets), None),
+        asked=meta["uid"] in asked,
     )
 
 
@@ -278,8 +280,8 @@ def _owners(obj: Object) -> list[str]:
     return [owner.get("uid") or "" for owner in obj["metadata"].get("ownerReferences") or []]
 
 
-def observe(children: Iterable[Object], run_uid: str) -> Observed:
-    """Sort a run's children. A pod belongs to the run when its Job or StatefulSet does."""
+def observe(children: Iterable[Object], run_uid: str, asked: Set[str] = frozenset()) -> Observed:
+    """Sort a run's children. A pod belongs to the run when its Job or StatefulSet does. ``asked``: as in World."""
     objects = list(children)
     ours = {obj["metadata"]["uid"] for obj in objects if run_uid in _owners(obj)}
     sets = {o["metadata"]["uid"]: o["metadata"]["name"] for o in objects if o["kind"] == "JobSet"}
@@ -302,9 +304,9 @@ def observe(children: Iterable[Object], run_uid: str) -> Observed:
         if kind == "Pod":
             pods.append(pod_of(obj))
         elif kind in ("Job", "StatefulSet"):
-            works.append(_work_of(obj, sets))
+            works.append(_work_of(obj, sets, asked))
         elif kind == "JobSet":
-            gangs.append(_work_of(obj, {}))
+            gangs.append(_work_of(obj, {}, asked))
         elif kind == "ConfigMap":
             config = (obj.get("data") or {}).get("config.json")
             profile = (obj.get("data") or {}).get(FILE, "")

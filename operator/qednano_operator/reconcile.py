@@ -21,7 +21,7 @@ from qednano.plan import Lifecycle, Role
 from qednano.plan import roles as plan_roles
 from qednano.plan.progress import headline, listed
 from qednano_operator import gate, images, kueue, lineage, manifests, retention, teardown
-from qednano_operator.attempts import answer, fail, failure, is_done, longest_wait, role_attempt
+from qednano_operator.attempts import answer, fail, failure, is_done, longest_wait, role_attempt, unseen
 from qednano_operator.conditions import clip, find, is_because, is_true, phase_of, put, stamp
 from qednano_operator.decision import Decision, Defaults, Event, Object, Target, World
 from qednano_operator.dependencies import resolve
@@ -44,7 +44,7 @@ def reconcile(run: Object, world: World, now: datetime, defaults: Defaults) -> D
     """What to do for ``run`` now. Raises StatusUnreadable when its status is not this operator's."""
     status = read_status(run)
     meta = run["metadata"]
-    observed = observe(world.children, meta["uid"])
+    observed = observe(world.children, meta["uid"], world.asked)
     if meta.get("deletionTimestamp"):
         return _awake(_without_lost(retention.leave(run, status, world, now, defaults), observed, now))
     subject = _accept(run, status, observed, now, defaults)
@@ -58,6 +58,9 @@ def reconcile(run: Object, world: World, now: datetime, defaults: Defaults) -> D
     elif not status.start_time:
         found = _begin(subject, world, observed, defaults)
     else:
+        unknown = unseen(plan_roles(subject.spec), status, observed)
+        if unknown:
+            return Decision(status, ask=unknown)
         found = _advance(subject, world, observed, defaults)
     found = evaluate(subject, world, found)
     if subject.status.start_time:

@@ -29,6 +29,8 @@ class Proxy:
         self.forgotten = 0
         self.delay = 0.0  # seconds before each request but watches
         self.mute = False  # watches stay open and tell nothing, old and new ones
+        self.lags: Callable[[str], bool] = lambda path: False  # watches, by path, that tell nothing until they may
+        self.held = 0  # pieces of watches that had to wait so
         self.down = False  # connections break without an answer
         self.requests: list[tuple[str, str, int]] = []  # method, path, status
         self.swallowed = 0  # pieces of watches that were not handed on
@@ -131,6 +133,10 @@ class Proxy:
             if self.mute:
                 self.swallowed += 1
                 continue
+            if self.lags(request.path):
+                self.held += 1
+            while self.lags(request.path):
+                await asyncio.sleep(0.05)
             await response.write(piece)
         return response
 

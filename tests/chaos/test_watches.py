@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.conftest import with_flags
 from tests.chaos.proxy import Proxy
-from tests.operator.harness import Cluster, OperatorProcess, eventually, unique
+from tests.operator.harness import QUICK, Cluster, OperatorProcess, eventually, fail, succeed, unique
 
 pytestmark = pytest.mark.apiserver
 
@@ -82,3 +82,27 @@ def test_a_list_that_overtakes_an_event_shows_nothing_missed(
     while compared() < before + 3:  # runs come all the time while lists are compared
         own.create("ProofDataset", unique("data"))
     assert corrections(behind) == 0
+
+
+def test_how_a_pod_ended_is_known_though_its_watch_is_behind_that_of_its_job(
+    own: Cluster, proxy: Proxy, behind: OperatorProcess
+) -> None:
+    """A failure counts though the pod was never seen, and what the run made is not lost."""
+    with_flags(behind, "--silence-seconds=3600", "--resync-seconds=3600")
+    watching(own)
+    proxy.lags = lambda path: path.endswith("/pods")
+    name = unique()
+    own.create("SFTRun", name, restart={**QUICK, "maxRestarts": 1})
+    (pod,) = own.wait_pods(name, "trainer", attempt=1)
+    own.start(pod)
+    own.end(pod, 70, fail("InternalError", "the loss went away"))
+    (pod,) = own.wait_pods(name, "trainer", attempt=2)
+    own.start(pod)
+    own.end(pod, 0, succeed())
+    status = own.phase("SFTRun", name, "Succeeded")
+    assert proxy.held, "the watch of pods had something to tell"
+    (ended,) = status["attempts"]
+    assert (ended["reason"], ended["message"], ended["exitCode"]) == ("InternalError", "the loss went away", 70)
+    assert status["countedRestarts"] == 1
+    assert status["artifact"]["digest"].startswith("sha256:")
+    proxy.lags = lambda path: False

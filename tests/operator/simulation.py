@@ -52,6 +52,9 @@ class Simulation:
     around: dict[str, Any] = field(default_factory=dict)  # further fields of the World: quotas, Kueue and its flavors
     stuck: set[str] = field(default_factory=set)  # uids of pods whose node is dead: they go by force only
     gone: bool = False  # the run itself is deleted
+    told: set[str] = field(default_factory=set)  # uids of pods that the operator has known
+    hidden: set[str] = field(default_factory=set)  # those that their watch is slow to tell of
+    asked: set[str] = field(default_factory=set)  # uids as in World
 
     @staticmethod
     def of(kind: str, **spec: Any) -> Simulation:
@@ -84,10 +87,12 @@ class Simulation:
 
     def decide(self) -> Decision:
         """What the operator would do now."""
-        children = tuple(compact(obj["kind"], obj) for obj in self.objects.values())
+        seen = [obj for obj in self.objects.values() if obj["metadata"]["uid"] not in self.hidden]
+        self.told |= {obj["metadata"]["uid"] for obj in seen if obj["kind"] == "Pod"}
+        children = tuple(compact(obj["kind"], obj) for obj in seen)
         return reconcile(
             copy.deepcopy(self.run),
-            World(children, runs=self.others, reports=self.reports, **self.around),
+            World(children, runs=self.others, reports=self.reports, asked=self.asked, **self.around),
             self.now,
             self.defaults,
         )
@@ -103,7 +108,8 @@ class Simulation:
     def carry_out(self, plan: Plan, crash_after: int | None = None) -> bool:
         """What the engine does with a decision, cut off after so many calls; whether there were any."""
         decision = plan.decision
-        calls = [("delete", target) for target in decision.delete] + [("apply", obj) for obj in decision.apply]
+        calls: list[tuple[str, Any]] = [("ask", item) for item in decision.ask]
+        calls += [("delete", target) for target in decision.delete] + [("apply", obj) for obj in decision.apply]
         calls += [("patch", patch) for patch in decision.patch]
         if decision.finalizers is not None:
             calls.append(("finalizers", plan))
@@ -116,6 +122,21 @@ class Simulation:
                 break  # the pass ends here, and the next one sees what is there now
         self._check()
         return bool(calls)
+
+    def _ask(self, unseen: Any) -> None:
+        wanted = {LABEL + "role": unseen.role, LABEL + "attempt": str(unseen.attempt)}
+        found = [pod for pod in self.pods() if wanted.items() <= pod["metadata"]["labels"].items()]
+        self.hidden -= {pod["metadata"]["uid"] for pod in found}
+        self.asked |= unseen.uids
+
+    def end_unseen(self, pod: Object, code: int) -> None:
+        """A pod starts and ends, which its Job tells sooner than its own watch; nothing, if the pod is known."""
+        if pod["metadata"]["uid"] not in self.told | self.stuck:
+            self.start(pod)
+            self.end(pod, code)
+            if pod["status"]["phase"] in ("Succeeded", "Failed"):
+                self.hidden.add(pod["metadata"]["uid"])
+            self.count()
 
     def _unchanged(self, plan: Plan) -> None:
         if self.gone or plan.run != self.run:
@@ -228,6 +249,11 @@ class Simulation:
         assert after.get("attempt", 0) >= before.get("attempt", 0), "attempt never falls"
         if before.get("phase") in ("Succeeded", "Failed"):
             assert after["phase"] == before["phase"], "an end is an end"
+        for ended in after.get("attempts", [])[len(before.get("attempts", [])) :]:
+            wanted = {LABEL + "role": ended.get("role"), LABEL + "attempt": str(ended["number"])}
+            there = [pod for pod in self.pods() if wanted.items() <= pod["metadata"]["labels"].items()]
+            alone = not any(pod["status"]["phase"] == "Failed" for pod in there)
+            assert ended["reason"] != "PodLost" or alone, "a pod that failed is no lost one"
         self.run["status"] = after
         self.events += [event.reason for event in decision.events]
 

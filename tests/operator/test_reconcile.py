@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qednano_operator.cache import compact
-from qednano_operator.decision import Defaults, World
+from qednano_operator.decision import Defaults, Unseen, World
 from qednano_operator.health import MAIN_ROLE
 from qednano_operator.progress import bounded
 from qednano_operator.reconcile import reconcile
@@ -557,3 +557,61 @@ def test_a_job_that_says_so_before_its_pod_does_not_cost_the_pods_last_words() -
     pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = made
     simulation.settle()
     assert simulation.status["artifact"]["digest"] == "sha256:1"
+
+
+def test_a_pod_that_is_done_and_deleted_still_counts_as_one_that_ran() -> None:
+    simulation = Simulation.of("SFTRun", trainer={"maxSteps": 10, "nodes": 2}, restart=NO_WAIT)
+    for _ in range(2):
+        simulation.operator()
+    simulation.controllers()
+    simulation.terminate(first := simulation.pods("trainer")[0])
+    simulation.end(first, 0)
+    simulation.settle()
+    assert (simulation.status["phase"], simulation.status["attempt"]) == ("Succeeded", 1)
+
+
+def _told_before_its_pod(code: int) -> Simulation:
+    """A run whose pod has ended, as the operator knows from its Job, but has not been told of."""
+    simulation = Simulation.of("SFTRun", restart=NO_WAIT)
+    for _ in range(2):
+        simulation.operator()
+    simulation.controllers()
+    (pod,) = simulation.pods("trainer")
+    simulation.end_unseen(pod, code)
+    return simulation
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the watch tells", "the API server is asked"])
+def test_a_failure_that_is_known_before_its_pod_counts(told: bool) -> None:
+    simulation = _told_before_its_pod(70)
+    (job,) = (obj for (kind, _), obj in simulation.objects.items() if kind == "Job")
+    decision = simulation.decide()
+    (asked,) = decision.ask
+    assert asked == Unseen("trainer", 1, frozenset({job["metadata"]["uid"]}))
+    assert not decision.delete and decision.status.attempt == 1, "nothing is concluded meanwhile"
+    if told:
+        simulation.hidden.clear()
+    for _ in range(2):
+        simulation.operator()
+    (attempt,) = simulation.status["attempts"]
+    assert attempt["exitCode"] == 70 and attempt["counted"] and simulation.status["countedRestarts"] == 1
+
+
+def test_a_pod_that_the_api_server_does_not_have_is_lost_which_does_not_count() -> None:
+    simulation = _told_before_its_pod(70)
+    (pod,) = simulation.pods("trainer")
+    del simulation.objects["Pod", pod["metadata"]["name"]]
+    for _ in range(2):
+        simulation.operator()
+    (attempt,) = simulation.status["attempts"]
+    assert attempt["reason"] == "PodLost" and not attempt["counted"]
+    assert simulation.status.get("countedRestarts", 0) == 0 and simulation.status["attempt"] == 2
+
+
+def test_an_end_that_is_known_before_its_pod_waits_for_the_pods_last_words() -> None:
+    simulation = _told_before_its_pod(0)
+    (pod,) = simulation.pods("trainer")
+    made = '{"outcome": "Succeeded", "artifact": {"uri": "/qed/x", "digest": "sha256:1"}}'
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = made
+    simulation.settle()
+    assert simulation.status["phase"] == "Succeeded" and simulation.status["artifact"]["digest"] == "sha256:1"

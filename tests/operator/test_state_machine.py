@@ -186,6 +186,18 @@ class Fate(RuleBasedStateMachine):
                     if memory and code == 137 and "terminated" in container.get(state, {}):
                         container[state]["terminated"]["reason"] = "OOMKilled"
 
+    @happens(number=st.integers(0, 9), code=st.sampled_from(_ENDS))
+    def end_unseen(self, number: int, code: int) -> None:
+        """A process ends so soon that its Job says so before the operator is told of its pod."""
+        self.simulation.controllers()
+        if pod := self._pick(number):
+            self.simulation.end_unseen(pod, code)
+
+    @happens()
+    def tell(self) -> None:
+        """The watch of pods catches up."""
+        self.simulation.hidden.clear()
+
     @happens(number=st.integers(0, 9), words=st.sampled_from(["0/9 nodes are available", "0/7 nodes are available"]))
     def unschedulable(self, number: int, words: str) -> None:
         """The scheduler finds no node."""
@@ -349,7 +361,7 @@ class Fate(RuleBasedStateMachine):
         """Whether the operator would do more than count GPU time, which it does as long as a run holds GPUs."""
         before, after = stored(read_status(self.simulation.run)), stored(decision.status)
         changed = set(difference(before, after)) - {"usage"}
-        acts = (decision.delete, decision.apply, decision.patch)
+        acts = (decision.delete, decision.apply, decision.patch, decision.ask)
         return any(acts) or decision.finalizers is not None or bool(changed)
 
     def _rest(self) -> None:
