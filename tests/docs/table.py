@@ -8,6 +8,15 @@ _RELEASE = (
 )
 _FETCHED = "tests/operator/test_cli_artifacts.py::test_reports_scores_and_rows_of_a_cluster_are_read_here"
 _STEERED = "tests/operator/test_cli.py::test_runs_of_a_cluster_are_shown_and_steered"
+_CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/$kind.qednano.dev"
+_REWRITE = (
+    "for kind in proofdatasets sftruns rlruns evalruns; do "
+    "kubectl get $kind.qednano.dev --all-namespaces --output=json "
+    "| kubectl annotate --overwrite --filename=- qednano.dev/stored=v1alpha2 "
+    f"&& kubectl get --raw {_CRD} "
+    """| sed 's/"storedVersions":\\[[^]]*\\]/"storedVersions":["v1alpha2"]/' """
+    f"| kubectl replace --raw {_CRD}/status --filename=-; done"
+)
 
 HERE = {
     # Run as they are, in a folder with a few finished runs.
@@ -44,6 +53,7 @@ BY_TEST = {
     "kubectl qednano suspend tiny-rl --namespace ml": _STEERED,
     "kubectl qednano wait tiny-rl --for Suspended --timeout 600 --namespace ml": _STEERED,
     "kubectl qednano resume tiny-rl --namespace ml": _STEERED,
+    _REWRITE: "tests/kube/test_stored_version.py::test_runs_of_an_old_version_are_read_in_both_and_move_to_the_next",
     "kubectl qednano view": _FETCHED,
     "kubectl qednano report tiny-eval --namespace ml": _FETCHED,
     "kubectl qednano compare tiny-eval:rl tiny-eval:sft --namespace ml": _FETCHED,
