@@ -12,6 +12,9 @@ import json
 import random
 import re
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
@@ -56,9 +59,27 @@ class ChatServer:
         self.mischief, self.delay = mischief, delay
         self.url = ""
         self.requests = 0
+        self.in_flight = 0
         self.answered: list[dict] = []
 
+    def settle(self) -> None:
+        """Wait until all that clients have sent so far, dead ones too, is read and dealt with."""
+        for _ in range(2):  # the first is accepted after their connections, the second read after their requests
+            with contextlib.suppress(urllib.error.HTTPError):  # there is no such page
+                urllib.request.urlopen(f"{self.url}/settle", timeout=30)
+        deadline = time.monotonic() + 30
+        while self.in_flight:
+            assert time.monotonic() < deadline, f"{self.in_flight} requests are still in flight"
+            time.sleep(0.005)
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.in_flight += 1
+        try:
+            return await self._answer(request)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         number, self.requests = self.requests, self.requests + 1
         body = await request.json()
         if self.delay:

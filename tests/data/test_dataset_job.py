@@ -74,6 +74,7 @@ def test_killed_at_twenty_random_moments_every_answer_is_there_once_and_paid_onc
         parts = sorted((tmp_path / "answers" / "generate").glob("part-*.jsonl"))
         kept = Answers(tmp_path / "answers" / "generate").usage.answers
         assert 0 < kept < 600, "the kills must fall into the generation"
+        server.settle()
         answered = len(server.answered)
         code, words, log = run_job(tmp_path, wanted)
         assert code == 0, log
