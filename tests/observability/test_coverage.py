@@ -16,12 +16,12 @@ from prometheus_client.metrics import MetricWrapperBase
 from qednano_operator import metrics as operator
 
 from qednano import metrics as jobs
-from tools.observability.__main__ import metrics_of
+from tools.observability.__main__ import ROOT, metrics_of
 from tools.observability.alerts import ALERTS
 from tools.observability.coverage import coverage
 from tools.observability.dashboards import DASHBOARDS
 from tools.observability.prometheus import Prometheus, configuration, serving
-from tools.observability.promql import exported
+from tools.observability.promql import concrete, exported
 
 KINDS = ("ProofDataset", "SFTRun", "RLRun", "EvalRun")
 ROLES = ("trainer", "actor", "rollout", "dataset", "evaluate", "server")
@@ -61,7 +61,10 @@ def _everything(metrics: list[MetricWrapperBase], moment: float) -> bytes:
                 child.inc(moment)
             elif isinstance(child, Gauge):
                 child.set(moment)
-    return generate_latest(registry)
+    return generate_latest(registry) + b"process_start_time_seconds %f\n" % _BEGUN
+
+
+_BEGUN = time.time() - 100.0
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,17 @@ def test_every_panel_and_rule_finds_data(source: Prometheus) -> None:
     end = time.time()
     empty = [f"{item.page}: {item.name}" for item in coverage(source, end - 20, end) if not item.fed]
     assert not empty
+
+
+@pytest.mark.parametrize("page", [page for page in DASHBOARDS if page.kind], ids=lambda page: page.uid)
+def test_a_start_is_marked_where_it_was_and_a_checkpoint_with_its_run(source: Prometheus, page) -> None:
+    board = json.loads((ROOT / "charts/qednano/files/dashboards" / f"{page.uid}.json").read_text())
+    end = time.time()
+    for mark in board["annotations"]["list"]:
+        (found,) = source.series(concrete(mark["expr"]), end - 5, end, 1)
+        assert found["metric"] == {"namespace": "team", "run": page.kind.lower()}
+        if mark["name"] == "Starts and restarts":
+            assert all(float(value) == pytest.approx(1000 * _BEGUN, abs=1) for _, value in found["values"])
 
 
 def test_a_panel_without_data_says_what_it_needs(source: Prometheus) -> None:

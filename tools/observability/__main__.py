@@ -15,6 +15,7 @@ from tools.observability.alerts import ALERTS
 from tools.observability.dashboards import DASHBOARDS
 from tools.observability.grafana import to_json
 from tools.observability.promql import exported, type_of
+from tools.observability.units import unit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = "https://github.com/qednano/qednano/blob/main/docs/runbooks.md"
@@ -55,10 +56,11 @@ def reference() -> str:
     """The page of all metrics."""
     lines = [f"<!-- {_NOTE} -->", "", "# Metrics", ""]
     for title, module in (("Jobs: port 9090 of every run's pod", jobs), ("Operator: port 8080", operator)):
-        lines += [f"## {title}", "", "| name | type | labels | meaning |", "|---|---|---|---|"]
+        lines += [f"## {title}", "", "| name | type | unit | labels | meaning |", "|---|---|---|---|---|"]
         for metric in metrics_of(module):
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-            lines.append(f"| `{exported(metric)}` | {type_of(metric)} | {labels} | {metric._documentation} |")
+            cells = (f"`{exported(metric)}`", type_of(metric), unit_of(metric), labels, metric._documentation)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     lines += [
         "The scrape adds `namespace`, `run`, `run_kind` and `pod` to the jobs' series",

@@ -6,7 +6,19 @@ from qednano_operator import metrics as op
 
 from qednano import metrics as m
 from tools.observability.model import Dashboard, Panel, Query, Row
-from tools.observability.promql import RUN, WINDOW, exported, mean, only, progress, quantile, rate, series, total
+from tools.observability.promql import (
+    RUN,
+    WINDOW,
+    exported,
+    gained,
+    mean,
+    only,
+    progress,
+    quantile,
+    rate,
+    series,
+    total,
+)
 
 _TRAINER = f'{RUN},role="trainer"'
 _DATASET = f'{RUN},role="dataset"'
@@ -20,6 +32,23 @@ _KEPT = f'{RUN},outcome="ok"'
 _DROPPED = f'{RUN},outcome!="ok"'
 _ERRORS = 'result="error"'
 _REFUSED = 'code=~"[45].."'
+
+
+_PAGES = {"ProofDataset": "data", "SFTRun": "sft", "RLRun": "rl", "EvalRun": "evaluation"}
+_NAMED = "{{namespace}}/{{run}}"
+_TO_PAGE = (
+    "Page of ${__field.labels.run}",
+    "/d/qednano-${__field.labels.page}?var-namespace=${__field.labels.namespace}&var-run=${__field.labels.run}"
+    "&${datasource:queryparam}&${__url_time_range}",
+)
+"""Title and address of a link from a run's line to the page of its kind."""
+
+
+def _with_page(expression: str) -> str:
+    """The series with a label that names the page of their kind."""
+    for kind, page in _PAGES.items():
+        expression = f'label_replace({expression}, "page", "{page}", "run_kind", "{kind}")'
+    return expression
 
 
 _NO_MODEL = "a run that asks a language model"
@@ -67,7 +96,7 @@ _MODELS = Row(
     (
         _lines(
             "Requests",
-            "short",
+            "reqps",
             "A second, by how they ended.",
             (rate(m.LLM_REQUESTS, "role, outcome"), "{{role}} {{outcome}}"),
             needs=_NO_MODEL,
@@ -99,18 +128,24 @@ _MODELS = Row(
         ),
         _lines(
             "Sent again",
-            "short",
+            "reqps",
             "Requests sent again, a second, by why.",
             (f"{rate(m.LLM_RETRIES, 'role, cause')} > 0", "{{role}} {{cause}}"),
             needs="a server that failed",
         ),
         _lines(
-            "Cost and budget",
+            "Cost of models asked",
             "none",
-            "Money so far, and the share of the budget that is spent.",
-            (f"sum by (role) ({series(m.LLM_COST)})", "{{role}} money"),
-            (f"max by (role) ({series(m.LLM_BUDGET_SPENT)})", "{{role}} of budget"),
-            needs="an endpoint with a price, or a budget",
+            "Money so far, in the currency of the prices.",
+            (f"sum by (role) ({series(m.LLM_COST)})", "{{role}}"),
+            needs="an endpoint with a price",
+        ),
+        _lines(
+            "Budget spent",
+            "percentunit",
+            "Share of the budget of tokens or money.",
+            (f"max by (role) ({series(m.LLM_BUDGET_SPENT)})", "{{role}}"),
+            needs="a budget",
         ),
     ),
 )
@@ -182,9 +217,9 @@ _OPTIMIZER = Row(
             (f"max by (namespace, run) ({series(m.TRAINER_MEMORY, _TRAINER)})", "{{run}}"),
         ),
         _lines(
-            "Trainer GPU-seconds",
-            "s",
-            "GPU-seconds a second: how many GPUs train.",
+            "GPUs that train",
+            "none",
+            "GPU-seconds a second.",
             (rate(m.GPU_SECONDS, _BY_RUN, _TRAINER), "{{run}}"),
             needs="GPUs",
         ),
@@ -295,7 +330,7 @@ FLEET = Dashboard(
                     "Restarts",
                     "short",
                     "Attempts after the first, by why the last one ended, in an hour.",
-                    (f"sum by (reason) (increase({exported(op.RESTARTS)}[1h])) > 0", "{{reason}}"),
+                    (gained(op.RESTARTS, "reason", "1h"), "{{reason}}"),
                     width=12,
                     needs="a restart within the hour",
                 ),
@@ -314,12 +349,10 @@ FLEET = Dashboard(
                 _lines(
                     "Progress of runs",
                     "percentunit",
-                    "The twenty least advanced of the runs that report.",
-                    (
-                        f"bottomk(20, max by (namespace, run) ({progress(_FLEET)}))",
-                        "{{namespace}}/{{run}}",
-                    ),
+                    "The twenty least advanced of the runs that report; a click on one leads to its page.",
+                    (_with_page(f"bottomk(20, max by ({_BY_RUN}, run_kind) ({progress(_FLEET)}))"), _NAMED),
                     width=12,
+                    links=(_TO_PAGE,),
                 ),
                 _lines(
                     "Time to start",
@@ -338,8 +371,8 @@ FLEET = Dashboard(
                 _lines(
                     "Tokens",
                     "short",
-                    "Completion tokens a second from endpoints and own servers, by namespace.",
-                    (rate(m.LLM_COMPLETION_TOKENS, "namespace", _FLEET), "{{namespace}}"),
+                    "Completion tokens a second from endpoints and own servers: the ten busiest namespaces.",
+                    (f"topk(10, {rate(m.LLM_COMPLETION_TOKENS, 'namespace', _FLEET)})", "{{namespace}}"),
                     draw="stacked",
                     width=12,
                     needs="a run that asks a language model",
@@ -347,8 +380,8 @@ FLEET = Dashboard(
                 _lines(
                     "Money",
                     "none",
-                    "Spent on endpoints with a known price, an hour, by namespace.",
-                    (f"3600 * {rate(m.LLM_COST, 'namespace', _FLEET)}", "{{namespace}}"),
+                    "Spent on endpoints with a known price, an hour: the ten namespaces that spend most.",
+                    (f"topk(10, 3600 * {rate(m.LLM_COST, 'namespace', _FLEET)})", "{{namespace}}"),
                     draw="stacked",
                     width=12,
                     needs="an endpoint with a price",
@@ -504,13 +537,19 @@ RL = _page_of(
                     (rate(m.KEPT_TOKENS), "tokens kept"),
                 ),
                 _lines(
-                    "States",
+                    "Age of states",
                     "none",
-                    "Reasoning cache: age in optimizer steps of the states that groups start from; states made anew "
-                    "for their age and thousands of tokens for states, a second.",
-                    (quantile(0.95, m.STATE_AGE), "age, 95 %"),
+                    "Reasoning cache: age in optimizer steps of the states that groups start from.",
+                    (quantile(0.5, m.STATE_AGE, _BY_RUN), "{{run}} median"),
+                    (quantile(0.95, m.STATE_AGE, _BY_RUN), "{{run}} 95 %"),
+                    needs="a reasoning cache",
+                ),
+                _lines(
+                    "States made",
+                    "short",
+                    "Reasoning cache, a second: tokens for states, and states made anew for their age.",
+                    (rate(m.STATE_TOKENS), "tokens"),
                     (rate(m.STATES_TOO_OLD), "too old"),
-                    (f"{rate(m.STATE_TOKENS)} / 1000", "thousand tokens"),
                 ),
                 _lines(
                     "Weights",
@@ -526,7 +565,12 @@ RL = _page_of(
                     (quantile(0.95, m.WEIGHT_SYNC_SECONDS), "95 %"),
                     (quantile(0.95, m.WEIGHT_PUBLISH_SECONDS), "publishing, 95 %"),
                     (quantile(0.95, m.WEIGHT_PAUSE_SECONDS), "generation stands still, 95 %"),
-                    (rate(m.WEIGHT_SYNC_FAILURES), "failures a second"),
+                ),
+                _lines(
+                    "Weight sync failures",
+                    "short",
+                    "Times a second that a server could not load new weights; none is the healthy number.",
+                    (rate(m.WEIGHT_SYNC_FAILURES, _BY_RUN), "{{run}}"),
                 ),
             ),
         ),
@@ -559,10 +603,17 @@ RL = _page_of(
                 _lines(
                     "Agreement of votes",
                     "none",
-                    "Points between the highest and the lowest vote on one proof; canaries a second by outcome.",
-                    (quantile(0.95, m.GRADER_SPREAD), "spread, 95 %"),
-                    (rate(m.GRADER_CANARIES, "outcome"), "{{outcome}}"),
+                    "Points between the highest and the lowest vote on one proof.",
+                    (quantile(0.5, m.GRADER_SPREAD), "median"),
+                    (quantile(0.95, m.GRADER_SPREAD), "95 %"),
                     needs="a grader that votes",
+                ),
+                _lines(
+                    "Canaries",
+                    "short",
+                    "Attacks on the grader that were mixed in on purpose, a second, by what came of them.",
+                    (rate(m.GRADER_CANARIES, "outcome"), "{{outcome}}"),
+                    needs="a grader with canaries",
                 ),
                 _checkpoints()[1],
             ),
@@ -673,18 +724,18 @@ EVALUATION = _page_of(
                 _lines(
                     "Score",
                     "percentunit",
-                    "Mean score (0 to 1) of each model, as its samples are graded.",
-                    (f"max by (namespace, run, model) ({series(m.EVAL_SCORE)})", "{{run}} {{model}}"),
+                    "Mean score (0 to 1) of each model, as its samples are graded: the thirty best.",
+                    (f"topk(30, max by ({_BY_RUN}, model) ({series(m.EVAL_SCORE)}))", "{{run}} {{model}}"),
                     width=12,
                 ),
                 _lines(
                     "Checkpoints",
                     "percentunit",
                     "Mean score (0 to 1) of the checkpoints of training runs, while their EvalRuns go on: the steps of "
-                    "one evaluation are its curve.",
+                    "one evaluation are its curve. The thirty best.",
                     (
-                        f"max by (run, training, evaluation, step) ({series(m.CHECKPOINT_SCORE)})",
-                        "{{run}} {{evaluation}} step {{step}}",
+                        f"topk(30, max by ({_BY_RUN}, training, evaluation, step) ({series(m.CHECKPOINT_SCORE)}))",
+                        "{{run}}: {{training}} {{evaluation}} step {{step}}",
                     ),
                     width=12,
                     needs="a training run with evaluations",
@@ -692,8 +743,8 @@ EVALUATION = _page_of(
                 _lines(
                     "Samples",
                     "short",
-                    "Graded a second.",
-                    (rate(m.EVAL_SAMPLES, "model"), "{{model}}"),
+                    "Graded a second, by model: the thirty fastest.",
+                    (f"topk(30, {rate(m.EVAL_SAMPLES, 'model')})", "{{model}}"),
                     width=12,
                 ),
                 _lines(
@@ -803,8 +854,8 @@ OPERATOR = Dashboard(
                     needs="a run that left a phase within the interval",
                 ),
                 _lines(
-                    "GPU-seconds by namespace",
-                    "s",
+                    "GPUs by namespace",
+                    "none",
                     "GPU-seconds a second: how many GPUs the runs of a namespace hold. The ten largest.",
                     (f"topk(10, {rate(op.GPU_SECONDS, 'namespace', _ALL)})", "{{namespace}}"),
                     draw="stacked",
@@ -817,14 +868,14 @@ OPERATOR = Dashboard(
             (
                 _lines(
                     "Requests",
-                    "short",
+                    "reqps",
                     "A second, by verb; watches stay open and are not among them.",
                     (rate(op.API_REQUESTS, "verb", _ALL), "{{verb}}"),
                     draw="stacked",
                 ),
                 _lines(
                     "Refusals",
-                    "short",
+                    "reqps",
                     "Answers of 400 and more, a second.",
                     (f"sum by (code) (rate({series(op.API_REQUESTS, _REFUSED)}[{WINDOW}])) > 0", "{{code}}"),
                     needs="a request that was refused",

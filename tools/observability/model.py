@@ -21,7 +21,8 @@ class Query:
 class Panel:
     """One chart. ``unit`` is a Grafana unit id; ``width`` of 24 columns.
 
-    ``needs``: what has to be there for it to have data, said where a test run has none of it.
+    ``needs``: what has to be there for it to have data, said where a test run has none of it. ``links``: title and
+    address of where a click on a line leads.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Panel:
     height: int = 8
     log: bool = False
     needs: str = ""
+    links: tuple[tuple[str, str], ...] = ()
 
     def where(self, narrowed: Callable[[str], str]) -> Panel:
         """The same panel with other expressions."""

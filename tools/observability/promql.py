@@ -52,6 +52,16 @@ def rate(metric: MetricWrapperBase, by: str = "", where: str = RUN, part: str = 
     return f"sum{_by(by)} (rate({series(metric, where, part)}[{WINDOW}]))"
 
 
+def gained(metric: MetricWrapperBase, by: str, window: str, where: str = "") -> str:
+    """By how much a counter has grown within the window, where it has.
+
+    Other than by ``increase``, a series that has just appeared counts from zero.
+    """
+    now = f"sum by ({by}) ({series(metric, where)})"
+    before = now.replace("})", f"}} offset {window})")
+    return f"({now} - ({before} or {now} * 0)) > 0"
+
+
 def quantile(q: float, metric: MetricWrapperBase, by: str = "", where: str = RUN) -> str:
     """A quantile of a histogram over the last interval."""
     labels = ", ".join(["le", *([by] if by else [])])

@@ -61,6 +61,8 @@ def _shown(value: float, unit: str) -> str:
         return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
     if unit == "sci":
         return f"{value:.1e}"
+    if unit == "reqps":
+        return f"{value:.3g} req/s"
     return f"{value / 1000:.3g} K" if unit == "short" and abs(value) >= 1000 else f"{value:.4g}"
 
 
