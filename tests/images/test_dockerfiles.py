@@ -37,6 +37,22 @@ def test_it_starts_from_an_argument_runs_as_nobody_and_ends_with_the_code(name: 
     assert 'org.opencontainers.image.version="${VERSION}"' in after
 
 
+def test_what_is_copied_is_sent_to_the_builder_and_nothing_else() -> None:
+    copied = {
+        word
+        for text in RECIPES.values()
+        for line in text.splitlines()
+        if line.startswith("COPY ") and "--from=" not in line
+        for word in line.split()[1:-1]
+    }
+    sent = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    covered = {
+        path: next((item for item in sent if path == item or path.startswith(f"{item}/")), None) for path in copied
+    }
+    assert None not in covered.values(), covered
+    assert set(covered.values()) == sent
+
+
 def test_trainer_and_server_share_their_torch_stage() -> None:
     def stage(name: str) -> str:
         return RECIPES[name].partition("AS torch\n")[2].partition("\nFROM ")[0]
