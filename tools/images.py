@@ -49,8 +49,11 @@ class Order:
             settings["BASE_IMAGE"] = self.base_image
         # Podman and buildah would make OCI images, whose format has no health checks.
         form = [] if self.tool == "docker" else ["--format", "docker"]
-        words = [word for key, value in settings.items() for word in ("--build-arg", f"{key}={value}")]
         file = ROOT / "images" / name / "Dockerfile"
+        known = {
+            key: value for key, value in settings.items() if f"ARG {key}" in file.read_text()
+        }  # others are warned of
+        words = [word for key, value in known.items() for word in ("--build-arg", f"{key}={value}")]
         return [
             self.tool,
             "build",
