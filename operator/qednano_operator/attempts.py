@@ -13,7 +13,7 @@ from qednano.api import ConditionType, RunStatus
 from qednano.api.status import Attempt, RoleStatus
 from qednano.plan import Action, Lifecycle, Role, Verdict, backoff_seconds
 from qednano_operator.conditions import clip, put, stamp
-from qednano_operator.decision import Unseen
+from qednano_operator.decision import Question
 from qednano_operator.observe import Observed, Pod, parse_time
 from qednano_operator.subject import Subject
 
@@ -65,7 +65,7 @@ def is_done(role: Role, status: RunStatus, observed: Observed) -> bool:
     return done(role, status, observed) >= set(range(role.replicas))
 
 
-def unseen(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> tuple[Unseen, ...]:
+def unseen(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> tuple[Question, ...]:
     """What has ended while its pods are not to be seen: either they are gone, or their watch is behind.
 
     Which of both decides whether a failure counts and what the run made, so nothing is concluded before the API server
@@ -88,7 +88,7 @@ def unseen(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> tu
             if gang.failed and not gang.asked and not known and (gang.role, gang.attempt) == (role.name, attempt)
         ]
         if ended:
-            found.append(Unseen(role.name, attempt, frozenset(ended)))
+            found.append(Question(frozenset(ended), role.name, attempt))
     return tuple(found)
 
 

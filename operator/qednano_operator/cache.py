@@ -34,6 +34,7 @@ _META = (
 )
 _FOREIGN_SECONDS = 25.0
 _SHORT = 64
+_GONE_KEPT = 4096  # more than go while one question is answered
 _HUNGRY = ("Queued", "Starting", "Restarting")
 
 
@@ -124,7 +125,8 @@ class Cache:
         self._owners: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
         self._dependents: dict[Key, set[Key]] = {}
         self._foreign: dict[tuple[str, str, str], float] = {}
-        self._asked: set[str] = set()  # as in World
+        self._asked: dict[Key, set[str]] = {}  # as in World
+        self._gone: dict[str, None] = {}  # uids of the pods that went last, the oldest first
         self._evaluations: dict[Key, dict[str, Object]] = {}  # training run to the EvalRuns of its checkpoints
 
         self._queued: dict[str, set[Key]] = {}  # namespace to its runs that wait for quota or for their pods
@@ -196,13 +198,17 @@ class Cache:
             if old is None or old["metadata"]["uid"] != meta["uid"]:
                 return {key}
             del self._runs[key]
+            self._asked.pop(key, None)
             self._link(key, old, None)
             return self._concerned(key, old)
+        if obj["kind"] == "Pod":
+            self._gone[meta["uid"]] = None
+            if len(self._gone) > _GONE_KEPT:
+                del self._gone[next(iter(self._gone))]
         children = self._children.get(key, {})
         name = (obj["kind"], meta["name"])
         if name in children and children[name]["metadata"]["uid"] == meta["uid"]:
             del children[name]
-            self._asked.discard(meta["uid"])
             self._owners.get(meta["namespace"], {}).pop(name, None)
             if not children:
                 del self._children[key]
@@ -239,9 +245,13 @@ class Cache:
         """Remember for a while that somebody else has an object of that name."""
         self._foreign[kind, namespace, name] = time.monotonic()
 
-    def note_asked(self, key: Key, uids: Set[str]) -> None:
-        """Remember that the API server was asked for the pods of these Jobs and JobSets of a run, which had ended."""
-        self._asked |= {child["metadata"]["uid"] for child in self.children(key)} & uids
+    def answered(self, key: Key, pods: Iterable[Object], answers: Set[str]) -> None:
+        """Take in the pods that the API server was asked for; one whose end was told meanwhile stays gone."""
+        for pod in pods:
+            if pod["metadata"]["uid"] not in self._gone:
+                self.put(pod)
+        if key in self._runs:
+            self._asked.setdefault(key, set()).update(answers)
 
     def world(self, key: Key, reports: Mapping[str, ProgressReport]) -> World:
         """What surrounds a run now."""
@@ -268,7 +278,7 @@ class Cache:
             kueue=self.kueue,
             flavors=self.around.of("ResourceFlavor"),
             priorities={name: found["value"] for name, found in self.around.of("PriorityClass").items()},
-            asked=frozenset(self._asked),
+            asked=frozenset(self._asked.get(key, ())),
         )
 
     def holds(self, obj: Object) -> bool:

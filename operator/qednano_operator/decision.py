@@ -48,12 +48,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """Jobs or JobSets of one attempt of a role, by ``uids``, that have ended though no watch has told of their pods."""
+class Question:
+    """What the API server is to be asked for: a run's pods, or those of one attempt of a role.
 
-    role: str
-    attempt: int
-    uids: frozenset[str]
+    ``answers``: what is known afterwards, as it is found in ``World.asked``.
+    """
+
+    answers: frozenset[str]
+    role: str = ""
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,9 @@ class World:
     ``reports``: role to the newest progress report of its first pod. ``evaluations``: name to EvalRun, of those that
     were made of the run's checkpoints. ``quotas``: ResourceQuotas of the namespace. ``kueue``: the version of Kueue's
     API that is spoken, empty without Kueue; ``flavors`` and ``priorities``: its ResourceFlavors, and the values of
-    PriorityClasses, by name. ``asked``: uids of Jobs and JobSets that had ended when the API server was asked for their
-    pods: what it told is among the children, and what is not there is gone.
+    PriorityClasses, by name. ``asked``: the API server was asked for the pods of these Jobs and JobSets, by
+    uid, when they had ended, and for all pods before these steps (``teardown.pods_before``): what it told is among the
+    children, and what is not there is gone.
     """
 
     children: tuple[Object, ...] = ()
@@ -105,7 +109,7 @@ class Decision:
     """What to do next: deletes, applies and patches, then the status; events only after the status is written.
 
     ``finalizers``: all that the run is to have from now on, written after deletes and applies, and without a status.
-    ``ask``: whose pods the API server is to be asked for, before anything else is done; another pass decides then.
+    ``ask``: to be asked before anything else is done; another pass decides then.
     ``wake_after``: seconds until time alone makes another pass worthwhile.
     """
 
@@ -115,5 +119,5 @@ class Decision:
     delete: tuple[Target, ...] = ()
     patch: tuple[StatusPatch, ...] = ()
     events: tuple[Event, ...] = ()
-    ask: tuple[Unseen, ...] = ()
+    ask: tuple[Question, ...] = ()
     wake_after: float | None = None

@@ -12,7 +12,7 @@ from qednano.progress import ProgressReport
 from qednano_operator import logs, metrics
 from qednano_operator.cache import Cache, Key, compact
 from qednano_operator.counts import Counts
-from qednano_operator.decision import Decision, Defaults, Object, Unseen
+from qednano_operator.decision import Decision, Defaults, Object, Question
 from qednano_operator.events import Events
 from qednano_operator.kube import ApiError, Conflict, Kube
 from qednano_operator.observe import LABEL
@@ -118,15 +118,19 @@ class Engine:
         if decision.wake_after is not None:
             self._add_after(key, decision.wake_after)
 
-    async def _ask(self, key: Key, run: Object, unseen: tuple[Unseen, ...]) -> None:
+    async def _ask(self, key: Key, run: Object, questions: tuple[Question, ...]) -> None:
         """Take in the pods that no watch has told of, or that they are gone."""
-        for item in unseen:
-            wanted = {"uid": run["metadata"]["uid"], "role": item.role, "attempt": item.attempt}
+        for item in questions:
+            wanted: Object = {"uid": run["metadata"]["uid"]}
+            if item.role:
+                wanted |= {"role": item.role, "attempt": item.attempt}
             labels = ",".join(f"{LABEL}{name}={value}" for name, value in wanted.items())
-            async for page in self._kube.pages("Pod", key[1], labels):
-                for pod in page:
-                    self._cache.put({**compact("Pod", pod), "seen": time.monotonic()})
-            self._cache.note_asked(key, item.uids)
+            pods = [
+                {**compact("Pod", pod), "seen": time.monotonic()}
+                async for page in self._kube.pages("Pod", key[1], labels)
+                for pod in page
+            ]
+            self._cache.answered(key, pods, item.answers)
         self._add_after(key, 0)
 
     async def _finalize(self, key: Key, run: Object, decision: Decision) -> None:

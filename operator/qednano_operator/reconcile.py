@@ -293,6 +293,10 @@ def _advance(subject: Subject, world: World, observed: Observed, defaults: Defau
         gangs = {role.name for role in roles if role.gang}
         defaults = replace(defaults, job_sets=_in_sets([work for work in made if work.role in gangs], defaults))
     missing = _missing(subject, roles, observed, defaults)
+    if subject.status.attempt > 1 and any(obj["kind"] in ("Job", "JobSet") for obj in missing):
+        questions = teardown.pods_before(f"attempt {subject.status.attempt}", world.asked)
+        if questions:
+            return Decision(subject.status, ask=questions)
     if held or not made:
         short = gate.short(subject, missing, world)
         if short is not None:
@@ -358,6 +362,9 @@ def _suspend(subject: Subject, world: World, observed: Observed) -> Decision:
         return Decision(status.model_copy(update={"message": text, "retry_after": ""}))
     if not teardown.is_quiet(observed):
         return Decision(status, delete=tuple(teardown.everything_active(observed)))
+    questions = teardown.pods_before(f"suspension of attempt {status.attempt}", world.asked)
+    if questions:
+        return Decision(status, ask=questions)
     text = "suspended (spec.suspend); its state is kept"
     ended = Attempt(number=status.attempt, reason="Suspended", message=text, counted=False, ended=stamp(now))
     status = put(status, ConditionType.SUSPENDED, True, "ByUser", text, generation, now)

@@ -71,6 +71,9 @@ def leave(run: Object, status: RunStatus, world: World, now: datetime, defaults:
         return _kept(run, status, f"{why} within {PATIENCE} s", (*active, *targets))
     if not teardown.is_quiet(observed):
         return Decision(status, delete=tuple(active), wake_after=left)
+    questions = teardown.pods_before("the end of the folder", world.asked) if job is None else ()
+    if questions:
+        return Decision(status, ask=questions)
     return Decision(status, apply=() if job is not None else (cleanup(subject, defaults),), wake_after=left)
 
 

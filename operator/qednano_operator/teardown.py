@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import datetime
 
 from qednano.api import RunStatus
 from qednano.plan import Lifecycle, Role
 from qednano_operator.attempts import role_attempt
-from qednano_operator.decision import Target
+from qednano_operator.decision import Question, Target
 from qednano_operator.observe import Observed, Pod, Work
 
 _LOST_SECONDS = 300  # after the end of its grace period: as long as Kubernetes tolerates a node that does not answer
@@ -77,6 +77,14 @@ def is_quiet(observed: Observed) -> bool:
         and all(_finished(work, observed) for work in observed.works)
         and all(_set_ended(gang, observed) for gang in observed.sets)
     )
+
+
+def pods_before(step: str, asked: Set[str]) -> tuple[Question, ...]:
+    """What to ask before a step of a run that no pod may outlive, once all that is known of is gone.
+
+    A pod that was made just before its Job was deleted may be told of late.
+    """
+    return () if step in asked else (Question(frozenset({step})),)
 
 
 def network(name: str, observed: Observed) -> list[Target]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.error
 import urllib.request
 
@@ -106,3 +107,24 @@ def test_how_a_pod_ended_is_known_though_its_watch_is_behind_that_of_its_job(
     assert status["countedRestarts"] == 1
     assert status["artifact"]["digest"].startswith("sha256:")
     proxy.lags = lambda path: False
+
+
+def test_no_run_is_called_suspended_while_a_pod_lives_of_which_its_watch_is_yet_to_tell(
+    own: Cluster, proxy: Proxy, behind: OperatorProcess
+) -> None:
+    with_flags(behind, "--silence-seconds=3600", "--resync-seconds=3600")
+    watching(own)
+    proxy.lags = lambda path: path.endswith("/pods")
+    name = unique()
+    own.create("SFTRun", name)
+    (pod,) = own.wait_pods(name, "trainer")
+    own.start(pod)
+    own.patch("SFTRun", name, {"suspend": True})
+    eventually(lambda: not own.children("jobs", name), what="its Job is gone")
+    eventually(lambda: not own.pods(name), what="its pod is asked to go")
+    assert len(own.children("pods", name)) == 1, "which takes the pod a while"
+    time.sleep(3)
+    assert own.status("SFTRun", name)["phase"] == "Suspending"
+    proxy.lags = lambda path: False
+    own.reap(name)
+    own.phase("SFTRun", name, "Suspended")

@@ -54,6 +54,7 @@ class Simulation:
     gone: bool = False  # the run itself is deleted
     told: set[str] = field(default_factory=set)  # uids of pods that the operator has known
     hidden: set[str] = field(default_factory=set)  # those that their watch is slow to tell of
+    lags: bool = False  # whether it will be slow to tell of each pod that is made
     asked: set[str] = field(default_factory=set)  # uids as in World
 
     @staticmethod
@@ -102,8 +103,16 @@ class Simulation:
         return Plan(self.decide(), copy.deepcopy(self.run))
 
     def operator(self, crash_after: int | None = None) -> bool:
-        """One pass, cut off after so many calls; whether it did anything."""
-        return False if self.gone else self.carry_out(self.plan(), crash_after)
+        """One pass, with those that only ask before it, cut off after so many calls; whether it did anything."""
+        if self.gone:
+            return False
+        plan = self.plan()
+        for _ in range(3 if crash_after is None else 0):
+            if not plan.decision.ask:
+                break
+            self.carry_out(plan)
+            plan = self.plan()
+        return self.carry_out(plan, crash_after)
 
     def carry_out(self, plan: Plan, crash_after: int | None = None) -> bool:
         """What the engine does with a decision, cut off after so many calls; whether there were any."""
@@ -123,11 +132,11 @@ class Simulation:
         self._check()
         return bool(calls)
 
-    def _ask(self, unseen: Any) -> None:
-        wanted = {LABEL + "role": unseen.role, LABEL + "attempt": str(unseen.attempt)}
+    def _ask(self, question: Any) -> None:
+        wanted = {LABEL + "role": question.role, LABEL + "attempt": str(question.attempt)} if question.role else {}
         found = [pod for pod in self.pods() if wanted.items() <= pod["metadata"]["labels"].items()]
         self.hidden -= {pod["metadata"]["uid"] for pod in found}
-        self.asked |= unseen.uids
+        self.asked |= question.answers
 
     def end_unseen(self, pod: Object, code: int) -> None:
         """A pod starts and ends, which its Job tells sooner than its own watch; nothing, if the pod is known."""
@@ -353,13 +362,15 @@ class Simulation:
         return [pod for pod in self.pods() if pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]]
 
     def _pod(self, name: str, owner: Object) -> None:
-        template = owner["spec"]["template"]
+        template, uid = owner["spec"]["template"], self._uid()
+        if self.lags:
+            self.hidden.add(uid)
         self.objects["Pod", name] = {
             "kind": "Pod",
             "metadata": {
                 "name": name,
                 "namespace": "ns",
-                "uid": self._uid(),
+                "uid": uid,
                 "labels": dict(template["metadata"]["labels"]),
                 "ownerReferences": [{"uid": owner["metadata"]["uid"]}],
             },

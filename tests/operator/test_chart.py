@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -29,6 +30,17 @@ MONITORED = (
     "monitoring.dashboards.enabled=true",
 )
 REDIS = ("--set", "redis.enabled=true,redis.existingSecret=redis,redis.storage=2Gi")
+EXTRAS = json.dumps(
+    {
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/own", "readOnly": True}],
+        "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
+        "nodeSelector": {"pool": "infra"},
+        "affinity": {"nodeAffinity": {}},
+        "podAnnotations": {"team": "a"},
+    }
+)
 FLAGS = [
     (),
     NAMESPACED,
@@ -40,6 +52,7 @@ FLAGS = [
     (*NAMESPACED, "--set", "kueue.enabled=true,jobset.enabled=true"),
     ("--set", "profiles.h100.scheduling.nodeSelector.gpu=h100,operator.podAnnotations.team=a"),
     ("--set", "priorityClasses[0].name=qed-trainer,priorityClasses[0].value=1000,operator.extraEnv[0].name=A"),
+    ("--set", "images.pullSecrets={pull},operator.priorityClassName=high", "--set-json", f"operator={EXTRAS}"),
 ]
 FOREIGN = ("CustomResourceDefinition", "PodMonitor", "ServiceMonitor", "PrometheusRule")
 
@@ -186,6 +199,14 @@ def test_images_can_come_from_a_registry_of_ones_own_by_tag_or_digest() -> None:
         "operator.namespaces={Team}",
         "monitoring.podMonitor.interval=often",
         "priorityClasses[0].value=1",
+        "operator.resources.limit.memory=1Gi",
+        "operator.tolerations[0].keey=gpu",
+        "operator.extraEnv[0].nmae=A",
+        "operator.extraVolumeMounts[0].path=/ca",
+        "operator.affinity.nodeAfinity.x=1",
+        "redis.resources.limit.memory=1Gi",
+        "profiles.h100.scheduling.nodeSelektor.gpu=h100",
+        "profiles.h100.scheduling.tolerations[0].efect=NoSchedule",
     ],
 )
 def test_wrong_values_are_refused(wrong: str) -> None:
@@ -193,3 +214,63 @@ def test_wrong_values_are_refused(wrong: str) -> None:
     key = wrong.partition("=")[0]
     assert done.returncode != 0
     assert all(part in done.stderr for part in itertools.islice(key.split("."), 1, None)), done.stderr
+
+
+def _mappings(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The path of every mapping of the values, the whole among them."""
+    inner = [_mappings(value, (*path, name)) for name, value in values.items() if isinstance(value, dict)]
+    return [path, *itertools.chain.from_iterable(inner)]
+
+
+FREE = {"nodeSelector", "podAnnotations", "annotations", "labels", "limits", "requests", "profiles"}
+"""Mappings whose names are the user's own."""
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", [path for path in _mappings(DEFAULTS) if not FREE & set(path)], ids=".".join)
+def test_a_name_that_is_none_is_refused_wherever_it_stands(path: tuple[str, ...]) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    wrong: dict[str, Any] = json.loads(json.dumps(DEFAULTS))
+    jsonschema.validate(wrong, schema)
+    place = wrong
+    for name in path:
+        place = place[name]
+    place["enabledd"] = True
+    with pytest.raises(jsonschema.ValidationError, match="enabledd"):
+        jsonschema.validate(wrong, schema)
+
+
+def test_a_large_priority_is_a_whole_number(tmp_path: Path) -> None:
+    """Helm reads numbers of a file as floats, and writes those from a million on as 1e+06."""
+    (tmp_path / "values.yaml").write_text("priorityClasses: [{name: high, value: 1000000}]")
+    done = run_helm("template", "qed", CHART, "-f", tmp_path / "values.yaml", "-s", "templates/priorityclasses.yaml")
+    assert "value: 1000000\n" in done.stdout
+
+
+def test_extra_variables_volumes_and_pull_secrets_reach_the_operator() -> None:
+    (pod,) = _pods(render("--set", "images.pullSecrets={pull}", "--set-json", f"operator={EXTRAS}"))
+    (container,) = pod["containers"]
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]
+    assert {"name": "ca", "configMap": {"name": "ca"}} in pod["volumes"]
+    assert {"name": "ca", "mountPath": "/etc/ssl/own", "readOnly": True} in container["volumeMounts"]
+    assert pod["imagePullSecrets"] == [{"name": "pull"}] and pod["nodeSelector"] == {"pool": "infra"}
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(1, 0), (2, 1)])
+def test_a_drain_leaves_one_operator_where_there_are_two(replicas: int, budgets: int) -> None:
+    found = only(render("--set", f"operator.replicas={replicas}"), "PodDisruptionBudget")
+    assert [item["spec"]["minAvailable"] for item in found] == [1] * budgets
+
+
+def test_after_an_install_the_next_commands_are_said() -> None:
+    plain = _notes()
+    assert "kubectl apply -f examples/tiny/" in plain and "helm test qed -n default" in plain
+    assert "ReadWriteMany" in plain and "podMonitor" in plain and "crds.enabled" not in plain
+    told = _notes("--set", "monitoring.podMonitor.enabled=true,operator.namespaces={a,b},crds.enabled=false")
+    assert "podMonitor" not in told and "the namespaces a, b" in told and "crds.enabled is false" in told
+
+
+def _notes(*flags: str) -> str:
+    done = run_helm("install", "qed", CHART, "--dry-run=client", *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("NOTES:")[2]

@@ -153,5 +153,6 @@ def test_the_longest_name_still_fits() -> None:
     simulation.operator()
     simulation.run["status"]["attempt"] = 900
     simulation.run["status"]["roles"][0]["attempt"] = 900
+    simulation.asked.add("attempt 900")
     names = [obj["metadata"]["name"] for obj in simulation.decide().apply]
     assert max(map(len, names)) <= 63

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qednano_operator.cache import compact
-from qednano_operator.decision import Defaults, Unseen, World
+from qednano_operator.decision import Defaults, Question, World
 from qednano_operator.health import MAIN_ROLE
 from qednano_operator.progress import bounded
 from qednano_operator.reconcile import reconcile
@@ -587,7 +587,7 @@ def test_a_failure_that_is_known_before_its_pod_counts(told: bool) -> None:
     (job,) = (obj for (kind, _), obj in simulation.objects.items() if kind == "Job")
     decision = simulation.decide()
     (asked,) = decision.ask
-    assert asked == Unseen("trainer", 1, frozenset({job["metadata"]["uid"]}))
+    assert asked == Question(frozenset({job["metadata"]["uid"]}), "trainer", 1)
     assert not decision.delete and decision.status.attempt == 1, "nothing is concluded meanwhile"
     if told:
         simulation.hidden.clear()
@@ -615,3 +615,40 @@ def test_an_end_that_is_known_before_its_pod_waits_for_the_pods_last_words() -> 
     pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = made
     simulation.settle()
     assert simulation.status["phase"] == "Succeeded" and simulation.status["artifact"]["digest"] == "sha256:1"
+
+
+def _with_a_pod_untold() -> tuple[Simulation, Any]:
+    """A run whose pod runs, which the watch of pods has not told yet."""
+    simulation = Simulation.of("SFTRun", restart=NO_WAIT)
+    simulation.lags = True
+    for _ in range(2):
+        simulation.operator()
+    simulation.controllers()
+    (pod,) = simulation.pods("trainer")
+    simulation.start(pod)
+    return simulation, pod
+
+
+def test_a_run_is_not_suspended_while_a_pod_lives_that_no_watch_has_told_of() -> None:
+    simulation, pod = _with_a_pod_untold()
+    simulation.run["spec"]["suspend"] = True
+    for _ in range(6):
+        simulation.operator()
+    assert simulation.status["phase"] == "Suspending" and pod["metadata"]["deletionTimestamp"]
+    simulation.reap()
+    simulation.operator()
+    assert simulation.status["phase"] == "Suspended"
+
+
+def test_no_attempt_begins_while_a_pod_lives_that_no_watch_has_told_of() -> None:
+    simulation, pod = _with_a_pod_untold()
+    (name,) = (name for kind, name in simulation.objects if kind == "Job")
+    simulation.objects["Job", name]["status"]["conditions"] = [{"type": "Failed", "status": "True"}]
+    simulation.asked.add(simulation.objects["Job", name]["metadata"]["uid"])  # a moment too soon for the pod
+    for _ in range(6):
+        simulation.operator()
+    assert simulation.status["attempt"] == 2 and pod["metadata"]["deletionTimestamp"]
+    assert simulation.created == [name]
+    simulation.reap()
+    simulation.operator()
+    assert len(simulation.created) == 2

@@ -61,10 +61,12 @@ def happens(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None
             method(fate, **drawn)
             if then == "pass":
                 fate.one_pass(None)
+            elif then == "passes":
+                fate.passes(5)
             elif then == "all":
                 fate.go_on()
 
-        found: Callable[..., None] = rule(then=st.sampled_from(["", "pass", "all"]), **arguments)(step)
+        found: Callable[..., None] = rule(then=st.sampled_from(["", "pass", "passes", "all"]), **arguments)(step)
         return found
 
     return with_turn
@@ -84,7 +86,7 @@ class Fate(RuleBasedStateMachine):
         restart=_RESTARTS,
         limits=_LIMITS,
         ttl=st.sampled_from([None, 0, 3600]),
-        running=st.sampled_from([True, True, True, False]),
+        begins=st.sampled_from(["running", "running", "untold", "fresh"]),
     )
     def create(
         self,
@@ -95,9 +97,9 @@ class Fate(RuleBasedStateMachine):
         restart: Any,
         limits: Any,
         ttl: int | None,
-        running: bool,
+        begins: str,
     ) -> None:
-        """Somebody applies a manifest; as a rule fate begins when the run runs."""
+        """Somebody applies a manifest; fate begins when the run runs, or its pods do, untold, or at once."""
         spec: dict[str, Any] = {"restart": restart, "limits": limits}
         if kind in ("SFTRun", "RLRun"):
             steps = {"maxSteps": 10} if kind == "SFTRun" else {}
@@ -112,7 +114,10 @@ class Fate(RuleBasedStateMachine):
         self.simulation.defaults = Defaults(job_sets=job_sets)
         self.simulation.around = dict(_KUEUE)
         self.plan = None
-        while running and self.simulation.status.get("phase") != "Running":
+        self.simulation.lags = begins == "untold"
+        if begins == "untold":
+            self.go_on()
+        while begins == "running" and self.simulation.status.get("phase") != "Running":
             self.go_on()
 
     # the operator
@@ -122,6 +127,12 @@ class Fate(RuleBasedStateMachine):
         """A pass, cut off after some calls when the operator is killed: it remembers nothing."""
         self.plan = None
         self.simulation.operator(crash_after)
+
+    @rule(count=st.integers(2, 5))
+    def passes(self, count: int) -> None:
+        """Several passes, before anybody else has a turn."""
+        for _ in range(count):
+            self.one_pass(None)
 
     @precondition(lambda self: not self.simulation.gone)
     @rule()
@@ -193,10 +204,20 @@ class Fate(RuleBasedStateMachine):
         if pod := self._pick(number):
             self.simulation.end_unseen(pod, code)
 
+    def tell_all(self) -> None:
+        """The watch of pods is up to date again."""
+        self.simulation.hidden.clear()
+        self.simulation.lags = False
+
     @happens()
     def tell(self) -> None:
         """The watch of pods catches up."""
-        self.simulation.hidden.clear()
+        self.tell_all()
+
+    @rule()
+    def lag(self) -> None:
+        """The watch of pods falls behind: those that are made are told of later."""
+        self.simulation.lags = True
 
     @happens(number=st.integers(0, 9), words=st.sampled_from(["0/9 nodes are available", "0/7 nodes are available"]))
     def unschedulable(self, number: int, words: str) -> None:
@@ -337,6 +358,7 @@ class Fate(RuleBasedStateMachine):
         """Nothing more happens, and the run rests; then all goes well, and it ends."""
         if not hasattr(self, "simulation"):
             return
+        self.tell_all()
         self._rest()
         simulation = self.simulation
         if simulation.gone or simulation.run["metadata"].get("deletionTimestamp"):
