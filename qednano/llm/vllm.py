@@ -82,8 +82,10 @@ def command(options: VllmOptions) -> list[str]:
         module = "qednano.llm.vllm_entry"
         arguments["--dtype"] = "float32"
         arguments["--distributed-executor-backend"] = "uni"
+        arguments["--scheduler-cls"] = "qednano.llm.vllm_scheduler.BunchingScheduler"
         # A prompt cut in two ends vLLM 0.32 on CPUs: it wants to rewind a request's seeded generator, which can't be.
         flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
+        flags.append("--return-tokens-as-token-ids")  # of log-probs: nobody reads their texts, see vllm_entry
     pairs = [text for pair in arguments.items() for text in pair]
     return [sys.executable, "-m", module, *pairs, *flags]
 

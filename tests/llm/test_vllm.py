@@ -29,6 +29,7 @@ def test_gpus_use_vllms_own_entry_and_cpus_the_faster_one():
     assert value(command(GPU), "-m") == "vllm.entrypoints.openai.api_server"
     assert value(command(GPU), "--tensor-parallel-size") == "2" and "--enforce-eager" not in command(GPU)
     assert value(command(CPU), "-m") == "qednano.llm.vllm_entry"
+    assert "--scheduler-cls" in command(CPU) and "--scheduler-cls" not in command(GPU), "GPUs schedule ahead of time"
 
 
 def test_the_engine_inherits_nothing_of_the_runs_own_settings():
