@@ -7,6 +7,7 @@ _RELEASE = (
     "tests/e2e/test_release.py::test_a_release_is_upgraded_rolled_back_removed_and_installed_again_and_loses_nothing"
 )
 _FETCHED = "tests/operator/test_cli_artifacts.py::test_reports_scores_and_rows_of_a_cluster_are_read_here"
+_OWN_DATA = "tests/docs/test_own_data.py::test_a_file_of_problems_becomes_a_dataset_by_the_commands_of_the_page"
 _STEERED = "tests/operator/test_cli.py::test_runs_of_a_cluster_are_shown_and_steered"
 _CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/$kind.qednano.dev"
 _REWRITE = (
@@ -54,6 +55,10 @@ BY_TEST = {
     "kubectl qednano wait tiny-rl --for Suspended --timeout 600 --namespace ml": _STEERED,
     "kubectl qednano resume tiny-rl --namespace ml": _STEERED,
     _REWRITE: "tests/kube/test_stored_version.py::test_runs_of_an_old_version_are_read_in_both_and_move_to_the_next",
+    "qednano validate mine.yaml": _OWN_DATA,
+    "qednano run mine.yaml": _OWN_DATA,
+    "qednano data show mine": _OWN_DATA,
+    "qednano report mine": _OWN_DATA,
     "kubectl qednano view": _FETCHED,
     "kubectl qednano report tiny-eval --namespace ml": _FETCHED,
     "kubectl qednano compare tiny-eval:rl tiny-eval:sft --namespace ml": _FETCHED,

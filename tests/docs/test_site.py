@@ -14,11 +14,19 @@ import pytest
 
 from tests.docs.pages import REPOSITORY
 from tools import diagrams
+from tools.site import breakable
 
 _LOADS = re.compile(
     r"""<(?:script|img|iframe|source|embed)\b[^>]*?\bsrc=["']?(?:https?:)?//|<link\b[^>]*?\bhref=["']?https?://"""
 )
-PAGES = ("index.html", "tutorial.html", "architecture.html", "reproduce.html", "reference/rlrun.html")
+PAGES = (
+    "index.html",
+    "tutorial.html",
+    "architecture.html",
+    "reproduce.html",
+    "reference/rlrun.html",
+    "howto/own-data.html",
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,24 @@ def test_no_page_is_wider_than_the_screen(site: Path, browser, width: int) -> No
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{name} is {wide} wide on {width}"
     page.close()
+
+
+@pytest.mark.parametrize("name", ["rlrun", "proofdataset", "values", "metrics"])
+def test_a_reference_is_read_without_scrolling_sideways(site: Path, browser, name: str) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((site / "reference" / f"{name}.html").as_uri())
+    found = page.evaluate(
+        "[...document.querySelectorAll('.md-typeset__scrollwrap')].map(box => box.scrollWidth - box.clientWidth)"
+    )
+    page.close()
+    assert found and max(found) <= 1
+
+
+def test_a_long_name_breaks_between_its_parts() -> None:
+    assert breakable("spec.stages[].grade.model") == "spec<wbr>.stages[]<wbr>.grade<wbr>.model"
+    assert breakable("qednano_step_target") == "qednano_<wbr>step_<wbr>target"
+    assert breakable("examples/paper/1-dataset.yaml") == "examples/<wbr>paper/<wbr>1-<wbr>dataset<wbr>.yaml"
+    assert breakable("--all-namespaces, -A") == "--all-<wbr>namespaces, -A"
 
 
 @pytest.mark.parametrize("name", diagrams.PICTURES)

@@ -199,14 +199,6 @@ def test_images_can_come_from_a_registry_of_ones_own_by_tag_or_digest() -> None:
         "operator.namespaces={Team}",
         "monitoring.podMonitor.interval=often",
         "priorityClasses[0].value=1",
-        "operator.resources.limit.memory=1Gi",
-        "operator.tolerations[0].keey=gpu",
-        "operator.extraEnv[0].nmae=A",
-        "operator.extraVolumeMounts[0].path=/ca",
-        "operator.affinity.nodeAfinity.x=1",
-        "redis.resources.limit.memory=1Gi",
-        "profiles.h100.scheduling.nodeSelektor.gpu=h100",
-        "profiles.h100.scheduling.tolerations[0].efect=NoSchedule",
     ],
 )
 def test_wrong_values_are_refused(wrong: str) -> None:
@@ -220,6 +212,24 @@ def _mappings(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[
     """The path of every mapping of the values, the whole among them."""
     inner = [_mappings(value, (*path, name)) for name, value in values.items() if isinstance(value, dict)]
     return [path, *itertools.chain.from_iterable(inner)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ("operator.resources.limit.memory=1Gi", "limit"),
+        ("operator.tolerations[0].keey=gpu", "keey"),
+        ("operator.extraEnv[0].name=A,operator.extraEnv[0].valu=b", "valu"),
+        ("operator.extraVolumeMounts[0].name=ca,operator.extraVolumeMounts[0].path=/ca", "mountPath"),
+        ("operator.affinity.nodeAfinity.x=1", "nodeAfinity"),
+        ("redis.resources.limit.memory=1Gi", "limit"),
+        ("profiles.h100.scheduling.nodeSelektor.gpu=h100", "nodeSelektor"),
+        ("profiles.h100.scheduling.tolerations[0].efect=NoSchedule", "efect"),
+    ],
+)
+def test_a_typo_within_a_pods_fields_is_refused_too(wrong: str, word: str) -> None:
+    done = run_helm("template", "qed", CHART, "--set", wrong)
+    assert done.returncode != 0 and f"'{word}'" in done.stderr
 
 
 FREE = {"nodeSelector", "podAnnotations", "annotations", "labels", "limits", "requests", "profiles"}
