@@ -104,6 +104,8 @@ def _called() -> str:
     import shutil
 
     path = sys.argv[0]
+    if Path(path).name == "kubectl-qednano":
+        return "kubectl qednano"
     alone = Path(path).name != "qednano" or shutil.which("qednano") == os.path.abspath(path)
     return "qednano" if alone else path
 
@@ -119,7 +121,7 @@ def _apply(paths: list[Path], namespace: str, context: str, output: Output) -> N
     for run in applied:
         print(f"applied {run.kind}/{run.name} in namespace {run.namespace}")
     last = applied[-1]
-    print(f"next: qednano wait {last.kind}/{last.name} --cluster --namespace {last.namespace}")
+    print(f"next: {_called()} wait {last.kind}/{last.name} --cluster --namespace {last.namespace}")
 
 
 def _closing_words(views: list[RunView], scores: dict[str, list[Score]]) -> None:
@@ -216,8 +218,8 @@ def status(
         return
     if not found:
         where = "the cluster" if cluster else root
-        how = "qednano run FILE --cluster" if cluster else f"qednano run FILE --root {root}"
-        print(f"No runs under {where}. Start some: {how}")
+        how = f"run FILE {'--cluster' if cluster else f'--root {root}'}"
+        print(f"No runs under {where}. Start some: {_called()} {how}")
         return
     from qednano.steer.listing import lines
 
@@ -259,7 +261,10 @@ def wait(
     context: Context = "",
     output: Format = Output.TEXT,
 ) -> None:
-    """Wait until a run has succeeded, or is in another phase; with --output json the run is printed then."""
+    """Wait until a run has succeeded, or is in another phase.
+
+    With --output json the run is printed then.
+    """
     from qednano.steer.waiting import wait
 
     told = sys.stderr if output is Output.JSON else sys.stdout
@@ -329,16 +334,22 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("runs.yaml"),
     goal: Annotated[str, typer.Option("--goal", help="tiny, data, sft, rl or eval; asked for when absent.")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take every default, ask nothing.")] = False,
+    output: Format = Output.TEXT,
 ) -> None:
     """Write a manifest to start from, by asking a few questions."""
     from qednano.steer.init import write_manifest
 
     text = write_manifest(file, goal, (lambda question, default: default) if yes else _ask)
-    print(f"wrote {file} ({text.count('kind: ')} runs); next: qednano validate {file} && qednano run {file}")
+    runs = text.count("kind: ")
+    if output is Output.JSON:
+        print_json({"file": str(file), "runs": runs})
+        return
+    counted = f"{runs} run" if runs == 1 else f"{runs} runs"
+    print(f"wrote {file} ({counted}); next: {_called()} validate {file} && {_called()} run {file}")
 
 
 def _ask(question: str, default: str) -> str:
-    return str(typer.prompt(question, default=default))
+    return str(typer.prompt(question, default=default, err=True))
 
 
 @app.command()
@@ -351,7 +362,10 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
-    """Print where the HTML report of an evaluation or a dataset is; with --cluster it is fetched first."""
+    """Print where an evaluation's or a dataset's HTML report is.
+
+    With --cluster it is fetched first.
+    """
     from qednano.errors import UsageError
 
     folder = artifact_folder(name, root, cluster, namespace, context) if name else None
@@ -359,7 +373,7 @@ def report(
         folder = mirror_of(namespace, context).newest("EvalRun") if cluster else _newest_evaluation(root)
     path = folder.artifact / "report.html"
     if not path.is_file():
-        raise UsageError(f"{folder.path} has no report: a finished EvalRun or ProofDataset has one")
+        raise UsageError(f"{folder.path} has no report: a finished EvalRun, or ProofDataset with stages, has one")
     if output is Output.JSON:
         print_json({"report": str(path), "artifact": str(folder.artifact)})
     else:
@@ -411,7 +425,10 @@ def version(output: Format = Output.TEXT) -> None:
 def doctor(
     cluster: Cluster = False, namespace: Namespace = "", context: Context = "", output: Format = Output.TEXT
 ) -> None:
-    """Say what this machine, or with --cluster the cluster, can do, what it lacks and how to get it."""
+    """Say what this machine can do, what it lacks and how to get it.
+
+    With --cluster it is the cluster that is looked at.
+    """
     from qednano.local.doctor import examine
     from qednano.steer.checkup import examine_cluster
 

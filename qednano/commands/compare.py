@@ -76,9 +76,10 @@ def compare(
     context: Context = "",
     output: Format = Output.TEXT,
 ) -> None:
-    """Compare two models on the problems that both have answered: paired difference, interval and p-value.
+    """Compare two models on the problems that both have answered.
 
-    The interval is a bootstrap over problems, the p-value that of a sign-flip test. `qednano view` shows the proofs.
+    It gives the paired difference with interval (a bootstrap over problems) and p-value (of a sign-flip test).
+    `qednano view` shows the proofs.
     """
     from qednano.errors import UsageError
     from qednano.view.tables import choose, paired, pairs

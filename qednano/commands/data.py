@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from qednano.commands.options import ROOT, Cluster, Context, Namespace, Root, artifact_folder
+from qednano.commands.options import (
+    ROOT,
+    Cluster,
+    Context,
+    Format,
+    Namespace,
+    Output,
+    Root,
+    artifact_folder,
+    print_json,
+)
 
 data_app = typer.Typer(help="Look at the rows of datasets, and write them in other layouts.", no_args_is_help=True)
 _Rows = Annotated[str, typer.Argument(metavar="PATH|RUN", help="A file of rows, a dataset's folder, or a run's name.")]
@@ -31,13 +41,17 @@ def show_rows(
     start: Annotated[int, typer.Option("--start", min=0, help="Position of the first, from 0.")] = 0,
     identifier: Annotated[str, typer.Option("--id", help="The row with this id.")] = "",
     full: Annotated[bool, typer.Option("--full", help="Cut no text.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --output json.")] = False,
     root: Root = ROOT,
     cluster: Cluster = False,
     namespace: Namespace = "",
     context: Context = "",
+    output: Format = Output.TEXT,
 ) -> None:
-    """Print a few rows of a dataset readably."""
+    """Print a few rows of a dataset readably.
+
+    With --output json each is a JSON object on a line of its own.
+    """
     from qednano.data import show
     from qednano.errors import UsageError
 
@@ -45,7 +59,7 @@ def show_rows(
     console, found = show.console(), False
     for row in show.rows_of(path, start, count, identifier):
         found = True
-        if as_json:
+        if as_json or output is Output.JSON:
             print(json.dumps(show.as_json(row), ensure_ascii=False))
         else:
             show.print_row(console, row, 0 if full else show.CUT)
@@ -64,6 +78,7 @@ def export_rows(
     cluster: Cluster = False,
     namespace: Namespace = "",
     context: Context = "",
+    output: Format = Output.TEXT,
 ) -> None:
     """Write a split with the columns of a published set."""
     from qednano.api.proofdataset import Layout
@@ -75,4 +90,8 @@ def export_rows(
     if layout not in known:
         raise UsageError(f"--layout is {layout!r}; it must be one of {', '.join(known)}")
     rows = show.rows_of(_split_file(target, split, root, cluster, namespace, context))
-    print(f"{convert(rows, to, Layout(layout))} records in {to}")
+    records = convert(rows, to, Layout(layout))
+    if output is Output.JSON:
+        print_json({"records": records, "file": str(to)})
+    else:
+        print(f"{records} records in {to}")

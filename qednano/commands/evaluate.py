@@ -60,9 +60,10 @@ def evaluate(
     context: Context = "",
     output: Format = Output.TEXT,
 ) -> None:
-    """Evaluate a model on a benchmark, or a grader on proofs that people scored: an EvalRun without a file.
+    """Evaluate a model on a benchmark, or a grader on scored proofs.
 
-    The manifest is kept under the root; asking again goes on where it stopped, or shows what is there.
+    It makes an EvalRun and runs it; a grader is measured on proofs that people scored. The manifest is kept under
+    the root; asking again goes on where it stopped, or shows what is there.
     """
     import yaml
 

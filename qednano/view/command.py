@@ -32,7 +32,9 @@ def view(
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
-    """Look at runs, proofs and comparisons in a browser, and grade proofs by hand. With --cluster: fetch them first.
+    """Look at runs, proofs and comparisons in a browser.
+
+    Proofs can be graded by hand there. With --cluster runs are fetched first.
 
     Only this machine can reach it, and nobody has to log in: another address than a loopback one needs --allow-host.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -10,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from qednano.cli import _called
+from qednano.cli import _called, app
 from tests.cli.test_commands import here
 from tests.local.runs import DATASET
 from tests.view.artifact import write_run
@@ -71,6 +73,34 @@ def test_every_verb_has_help() -> None:
         assert done.returncode == 0 and done.stdout.startswith("Usage: "), verb
 
 
+def test_what_a_verb_does_is_said_whole_in_the_list() -> None:
+    listed = here("--help").stdout.partition("Commands:")[2]
+    assert set(line.split()[0] for line in listed.splitlines() if line.strip()) >= VERBS
+    assert "..." not in listed
+
+
+TALKS = {"logs": "text of others", "view": "a page in a browser", "crds": "YAML for kubectl"}
+"""Verbs that have no answer to give as JSON, and what they give."""
+
+
+def test_every_verb_with_an_answer_gives_it_as_json_too() -> None:
+    group = typer.main.get_command(app)
+    commands = {name: command for name, command in group.commands.items() if not hasattr(command, "commands")}
+    commands |= {f"data {name}": command for name, command in group.commands["data"].commands.items()}
+    without = {
+        name for name, command in commands.items() if "--output" not in {o for p in command.params for o in p.opts}
+    }
+    assert without == set(TALKS)
+
+
+def test_init_says_what_it_wrote(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    said = here("init", str(file), "--goal", "sft", "--yes").stdout
+    assert said.startswith(f"wrote {file} (1 run); next: ")
+    told = here("init", str(tmp_path / "three.yaml"), "--goal", "tiny", "--yes", "--output", "json").stdout
+    assert json.loads(told) == {"file": str(tmp_path / "three.yaml"), "runs": 3}
+
+
 def on_terminal(command: list[str], **env: str) -> str:
     """What the command prints when its output is a terminal."""
     mine, its = pty.openpty()
@@ -104,6 +134,7 @@ def test_a_person_is_spared_the_line_of_json(tmp_path: Path) -> None:
         (".venv/bin/qednano", "", ".venv/bin/qednano"),
         ("/opt/bin/qednano", "/opt/bin/qednano", "qednano"),
         ("/src/qednano/cli.py", "", "qednano"),
+        ("/opt/bin/kubectl-qednano", "", "kubectl qednano"),
     ],
 )
 def test_what_to_do_next_is_said_so_that_it_can_be_typed(
