@@ -14,7 +14,7 @@ import pytest
 
 from tests.docs.pages import REPOSITORY
 from tools import diagrams
-from tools.site import breakable
+from tools.docs_site import breakable
 
 _LOADS = re.compile(
     r"""<(?:script|img|iframe|source|embed)\b[^>]*?\bsrc=["']?(?:https?:)?//|<link\b[^>]*?\bhref=["']?https?://"""
