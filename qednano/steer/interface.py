@@ -84,6 +84,25 @@ def kind_of(word: str) -> str:
     return ""
 
 
+_MOST_NAMED = 10
+
+
+def _known(name: str, runs: list[Listed]) -> str:
+    """The runs that there are; of many, those with names like the one that was asked for, then the newest."""
+    from difflib import get_close_matches
+
+    labels = list(dict.fromkeys(run.label for run in runs))
+    if not labels:
+        return "no run is there at all: is another --root, or --cluster with --namespace, meant?"
+    if len(labels) <= _MOST_NAMED:
+        return f"its runs are: {', '.join(labels)}"
+    labels.reverse()
+    alike = get_close_matches(name, list(dict.fromkeys(run.name for run in runs)), n=3, cutoff=0.6)
+    labels.sort(key=lambda label: label.rpartition("/")[2] not in alike)
+    more = f"{len(labels) - _MOST_NAMED} more that qednano status lists"
+    return f"its runs are: {', '.join(labels[:_MOST_NAMED])} and {more}"
+
+
 def find(place: Runs, wanted: str) -> tuple[Listed, str]:
     """The run that ``[kind/]name[/role]`` means, the newest of its name, and the role or ''. Raises UsageError."""
     runs = place.runs()
@@ -94,8 +113,7 @@ def find(place: Runs, wanted: str) -> tuple[Listed, str]:
     name, role = parts[0], "/".join(parts[1:])
     found = [run for run in runs if run.name == name and kind in ("", run.kind)]
     if not found:
-        known = ", ".join(dict.fromkeys(run.label for run in runs)) or "none"
-        raise UsageError(f"there is no run {wanted} {place.about}; its runs are: {known}")
+        raise UsageError(f"there is no run {wanted} {place.about}; {_known(name, runs)}")
     if len({(run.kind, run.namespace) for run in found}) > 1:
         raise UsageError(f"{name} is several runs; say which: {', '.join(run.label for run in found)}")
     return found[-1], role

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from qednano.api import RunStatus
-from qednano.steer.interface import Listed
+from qednano.errors import UsageError
+from qednano.steer.interface import Listed, find
 from qednano.steer.listing import lines
 
 NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
@@ -54,3 +55,28 @@ def test_a_run_that_stands_still_says_so_and_promises_no_end() -> None:
     head, first, second, *messages = lines(runs, "NAMESPACE", NOW)
     assert messages == ["ml/RLRun/still: Stalled: nothing for 120 s, at step 19"]
     assert "13m20s" not in first and "13m20s" in second
+
+
+class Many:
+    """So many runs, run-0 the oldest."""
+
+    about = "under qed-runs"
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def runs(self) -> list[Listed]:
+        return [Listed("RLRun", "default", f"run-{number}", None, "") for number in range(self._count)]
+
+
+def test_a_name_that_none_has_is_answered_with_those_that_may_be_meant() -> None:
+    with pytest.raises(UsageError) as few:
+        find(Many(2), "rum-1")
+    assert str(few.value).endswith("its runs are: RLRun/run-0, RLRun/run-1")
+    with pytest.raises(UsageError) as many:
+        find(Many(200), "run-17x")
+    named = str(many.value).partition("its runs are: ")[2]
+    assert "RLRun/run-17, " in named and named.count("RLRun/") == 10 and "190 more" in named
+    assert "RLRun/run-199" in named
+    with pytest.raises(UsageError, match="no run is there at all: is another --root"):
+        find(Many(0), "run")
