@@ -16,7 +16,9 @@ def breakable(name: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The fields of a kind are one wide table without sections: nothing to list beside it."""
+    """The fields of a kind are one wide table without sections: nothing to list beside it. Decisions lead back."""
+    if re.match(r"decisions/[0-9]", page.file.src_uri):
+        return f"{markdown}\n\n[All decisions](index.md)\n"
     if page.file.src_uri.startswith("reference/") and "\n## " not in markdown:
         page.meta.setdefault("hide", ["toc"])
     return markdown

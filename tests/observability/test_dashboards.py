@@ -156,3 +156,12 @@ def test_lines_of_several_runs_are_told_apart(page) -> None:
         and (re.search(r"by \([^)]*\brun\b", query.expression) or not re.search(r"\b(sum|max)\b", query.expression))
     ]
     assert not alike
+
+
+@pytest.mark.parametrize("name", ["runbooks.md", "monitoring.md", "reproduce.md", "howto/sick-run.md"])
+def test_every_panel_that_the_docs_name_is_there(name: str) -> None:
+    titles = {"Run"} | {panel.title for page in DASHBOARDS for panel in page.panels()}  # the variable
+    titles |= {text for page in DASHBOARDS for text in (page.title, page.title.removeprefix("qednano / "))}
+    titles |= {row.title for page in DASHBOARDS for row in page.rows}
+    named = re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", (ROOT / "docs" / name).read_text())
+    assert named and set(named) <= titles
