@@ -1,6 +1,7 @@
 """TRL's GRPOTrainer on the tiny task, in TRL's own environment: the other side of `bench.rl_trl`, started by it.
 
-python -m bench.grpo_peer --start MODEL --problems FILE --out FOLDER --seed 1 --problems-per-step 32 --steps 40
+python -m bench.grpo_peer --start MODEL --problems FILE --out FOLDER --seed 1 --problems-per-step 32 --steps 40 \\
+    --learning-rate 1e-4
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("seed", "problems-per-step", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
     args = parser.parse_args()
     asked = yaml.safe_load((EXAMPLES / "3-rl.yaml").read_text())["spec"]
     algorithm, optimisation = asked["algorithm"], asked["trainer"]
@@ -99,7 +101,7 @@ def main() -> None:
         output_dir=str(args.out / "trl"), max_steps=args.steps, per_device_train_batch_size=samples,
         num_generations=algorithm["groupSize"], gradient_accumulation_steps=1,
         max_completion_length=asked["sampling"]["maxTokens"],
-        learning_rate=float(optimisation["learningRate"]), lr_scheduler_type="constant_with_warmup",
+        learning_rate=args.learning_rate, lr_scheduler_type="constant_with_warmup",
         warmup_steps=optimisation["warmupSteps"], adam_beta2=0.98, weight_decay=0.01, max_grad_norm=1.0, beta=0.0,
         loss_type="dapo", scale_rewards="batch", temperature=1.0, top_p=1.0, top_k=0, use_cpu=True, bf16=False,
         gradient_checkpointing=False, report_to=[], save_strategy="no", logging_steps=EVERY, disable_tqdm=True,
