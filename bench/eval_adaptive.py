@@ -2,6 +2,7 @@
 
     python -m bench.eval_adaptive [--quick] [--sizes]
     python -m bench.eval_adaptive --drawn 12 [--seed 7]
+    python -m bench.eval_adaptive --worlds 2 --told
 
 The simulation is set to what QED-Nano published of its model: problems' rates are from a Beta distribution with mean
 0.40 (one proof alone), as spread out as makes VerifyRefine in its shipped size score 0.57; with proofs of 40,000 and
@@ -18,6 +19,9 @@ with hindsight for a world, which no user can do.
 
 `--drawn` takes worlds drawn by lot instead, which nothing was tuned to: difficulty, verifier, judge, what a verdict
 costs and, in every second one, how alike votes are. Bar: the median world saves 30 % at the best fixed one's score.
+
+`--told` tells Adaptive the truth of all that it learns from its cohort (verifier, distribution of rates, what refining
+does; still nothing of single problems): the difference is what learning costs.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 
@@ -41,7 +46,9 @@ from qednano.api.scaffold import ScaffoldType
 from qednano.data.schema import ProblemRow
 from qednano.evals.calls import Call, SampleKey, Spent
 from qednano.evals.lanes import Lanes
-from qednano.evals.scaffolds import scaffold_of
+from qednano.evals.scaffolds import adaptive, scaffold_of
+from qednano.evals.scaffolds.belief import Knowledge, beta_shares
+from qednano.evals.scaffolds.belief import Verifier as Believed
 from qednano.evals.tree import JUDGE, SOLVER, SUMMARISER, VERIFIER, Asked, Bench, BranchFailed, Node, Sample
 from qednano.llm.chat import ChatParams
 
@@ -74,6 +81,13 @@ class Mix:
         rng = random.Random(self.name)
         rates = [rng.betavariate(self.alpha, self.beta) for _ in range(count)]
         return [ProblemRow(id=f"p{n}", problem=problem_text(f"p{n}", rate)) for n, rate in enumerate(rates)]
+
+
+def truth(mix: Mix) -> Knowledge:
+    """What a cohort would learn of a world at best; the odds of mending are those of its middling problems."""
+    world = mix.world
+    verifier = Believed(world.if_right, world.if_wrong, world.alike)
+    return Knowledge(verifier, beta_shares(mix.alpha, mix.beta), keep=0.95, mend=1.55)
 
 
 def _world(if_right: float, if_wrong: float, alike: float) -> World:
@@ -215,7 +229,7 @@ def show(mix: Mix, fixed: list[Measured], ours: list[Measured]) -> dict[str, tup
     return found
 
 
-def measure_mix(mix: Mix, count: int, sizes: bool) -> tuple[list[Measured], list[Measured]]:
+def measure_mix(mix: Mix, count: int, sizes: bool, told: bool) -> tuple[list[Measured], list[Measured]]:
     """Fixed ones and ours, in one world."""
     problems, world = mix.problems(count), mix.world
     known = {
@@ -225,8 +239,10 @@ def measure_mix(mix: Mix, count: int, sizes: bool) -> tuple[list[Measured], list
     }
     ours = [(f"Adaptive worth {worth}", {"type": "Adaptive", "adaptive": {"worth": worth} | known}) for worth in WORTHS]
     wanted = SHIPPED + (SIZES if sizes else [])
-    fixed, adaptive = ([asyncio.run(measure(*item, mix, problems)) for item in some] for some in (wanted, ours))
-    return fixed, adaptive
+    fixed = [asyncio.run(measure(*item, mix, problems)) for item in wanted]
+    learn = (lambda *_: truth(mix)) if told else adaptive.learn
+    with patch.object(adaptive, "learn", learn):
+        return fixed, [asyncio.run(measure(*item, mix, problems)) for item in ours]
 
 
 def main() -> int:
@@ -236,13 +252,14 @@ def main() -> int:
     parser.add_argument("--sizes", action="store_true", help="all sizes of the fixed scaffolds, too")
     parser.add_argument("--drawn", type=int, default=0, help="so many worlds by lot instead")
     parser.add_argument("--seed", type=int, default=7, help="of the worlds by lot")
+    parser.add_argument("--told", action="store_true", help="Adaptive knows what it would learn")
     asked = parser.parse_args()
     mixes, count = (MIXES[:2], 256) if asked.quick else ([MIXES[number] for number in asked.worlds], 512)
     if asked.drawn:
         mixes = [drawn(asked.seed, number) for number in range(asked.drawn)]
     figures, bars = {}, {}
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        results = pool.map(measure_mix, mixes, [count] * len(mixes), [asked.sizes] * len(mixes))
+        results = pool.map(measure_mix, mixes, *([item] * len(mixes) for item in (count, asked.sizes, asked.told)))
         for mix, (fixed, ours) in zip(mixes, results, strict=True):
             told = show(mix, fixed, ours)
             best = max((item for item in fixed if item.name in dict(SHIPPED)), key=lambda item: item.score)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from qednano.evals.scaffolds.belief import RATES, Progress, Verifier, believe, first_guess, learn
+from qednano.evals.scaffolds.belief import RATES, Progress, Verifier, _mend, believe, first_guess, learn
 from qednano.evals.scaffolds.testing import Costs, table
 
 
@@ -79,6 +79,23 @@ def test_beliefs_are_right_as_often_as_they_say():
     for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
         inside = (said >= low) & (said < high)
         assert was[inside].mean() == pytest.approx(said[inside].mean(), abs=0.06)
+
+
+@pytest.mark.parametrize("mend", [0.5, 1.5, 4.0])
+def test_what_refining_does_is_found_whatever_the_mix_of_easy_and_hard_problems(mend):
+    """Odds of the mean over problems would be nearer to one: 1.3 where each problem's are 1.5."""
+    mended = replace(first_guess(0.8, 0.2, 0.4), mend=mend).mended
+    of_wrong = 400 * np.linspace(2.0, 0.1, len(RATES))
+    assert _mend(of_wrong * mended, of_wrong, 1.2) == pytest.approx(mend, rel=0.03)
+    assert _mend(0 * RATES, 0 * RATES, 1.2) == pytest.approx(1.2, rel=0.01), "nothing seen leaves the guess"
+
+
+def test_a_belief_near_zero_is_not_taken_for_a_larger_one():
+    """Votes pay at a belief of 0.025 here and not at 0.004: on an even grid of 41 points they would seem to."""
+    known = first_guess(0.9, 0.1, 0.4)
+    solved = table(known.verifier, known.keep, known.failing(2), Costs(9.0, 9.0, 0.004))
+    assert solved.look(solved.value, 0, 0.25, 0.004) == pytest.approx(0.25, abs=1e-4)
+    assert solved.look(solved.value, 0, 0.25, 0.025) > 0.251
 
 
 def test_nothing_is_asked_that_costs_more_than_it_can_bring():

@@ -27,7 +27,9 @@ _ALIKE: Grid = np.linspace(0.0, 0.5, 26)  # candidates for the correlation of vo
 _ALIKE_WEIGHT = 5.0  # exponent of (1 - alike), their prior: a few votes are not taken for alike
 _PROBLEM_WEIGHT = 12.0  # problems that the first guess of the distribution is worth
 _SPREAD = 0.3  # alpha + beta of the first guess of the distribution: 40 % alone and 57 % with VerifyRefine (QED-Nano)
-_REFINED_WEIGHT = 6.0  # refined proofs that the first guesses of keep and mend are worth
+_REFINED_WEIGHT = 6.0  # refined proofs that the first guess of keep is worth
+_MENDS: Grid = np.exp(np.linspace(-2.1, 2.1, 43))  # candidates for mend: from an eighth to eight
+_MEND_SPREAD = 0.7  # standard deviation of its logarithm about the first guess: a factor of two
 _ROUNDS = 2  # from what was known before
 _SHARE_ROUNDS = 8  # of the distribution alone, which is slow to move and cheap to go on with
 _EDGE = 1e-4
@@ -128,13 +130,11 @@ class Knowledge:
     @property
     def mended(self) -> Grid:
         """For each of RATES: how likely a refined proof of a wrong one is right."""
-        odds = self.mend * RATES / (1 - RATES)
-        rates: Grid = odds / (1 + odds)
-        return rates
+        return _mended(np.array([self.mend]))[0]
 
     def failing(self, most: int) -> Failing:
-        """Rates after 0 to `most` fresh proofs that were wrong."""
-        weights = self.shares * (1 - RATES) ** np.arange(most + 1)[:, None]
+        """Rates after 0 to `most` proofs that were wrong, of the kind that is likelier right: fresh or refined."""
+        weights = self.shares * (1 - np.maximum(RATES, self.mended)) ** np.arange(most + 1)[:, None]
         weights /= weights.sum(axis=1, keepdims=True)
         return Failing(weights @ RATES, weights @ self.mended)
 
@@ -151,16 +151,15 @@ class Failing:
 class Counts:
     """Expected counts of one problem: votes by how likely the proof is right, and what refining did.
 
-    `likelihood`: of all votes, for each of RATES, up to a factor.
+    `likelihood`: of all votes, for each of RATES, up to a factor; `mended` of `of_wrong`: for each of RATES, too.
     """
 
     likelihood: Grid
     votes: list[tuple[int, int, float]]  # passed, of how many, belief
     kept: float = 0.0
     of_right: float = 0.0
-    mended: float = 0.0
-    of_wrong: float = 0.0
-    fresh: float = 0.0  # expected among of_wrong, had they been written afresh
+    mended: Grid = field(default_factory=lambda: np.zeros_like(RATES))
+    of_wrong: Grid = field(default_factory=lambda: np.zeros_like(RATES))
 
 
 def first_guess(if_right: float, if_wrong: float, rate: float) -> Knowledge:
@@ -168,13 +167,19 @@ def first_guess(if_right: float, if_wrong: float, rate: float) -> Knowledge:
 
     That is how a benchmark looks to a model: it solves some problems nearly always and others nearly never.
     """
+    shares = beta_shares(_SPREAD * rate, _SPREAD * (1 - rate))
+    return Knowledge(Verifier(if_right, if_wrong), shares, keep=0.9, mend=1.2)
+
+
+def beta_shares(alpha: float, beta: float) -> Grid:
+    """How much of a Beta distribution is nearest to each of RATES, by log-odds."""
     logits = np.linspace(-16.0, 16.0, 3201)
     near = 1 / (1 + np.exp(-logits))
-    mass = near ** (_SPREAD * rate) * (1 - near) ** (_SPREAD * (1 - rate))  # Beta's density over the logit
+    mass = near**alpha * (1 - near) ** beta  # Beta's density over the logit
     middles = np.log(RATES / (1 - RATES))
     cells = np.searchsorted((middles[1:] + middles[:-1]) / 2, logits)
-    shares = np.bincount(cells, mass, len(RATES))
-    return Knowledge(Verifier(if_right, if_wrong), shares / shares.sum(), keep=0.9, mend=1.2)
+    shares: Grid = np.bincount(cells, mass, len(RATES))
+    return shares / shares.sum()
 
 
 def believe(progress: Progress, known: Knowledge) -> Counts:
@@ -218,9 +223,8 @@ def believe(progress: Progress, known: Knowledge) -> Counts:
             of_wrong = mends + source_wrong * (1 - mended) * wrong / whole
             counts.kept += float(weights @ kept)
             counts.of_right += float(weights @ of_right)
-            counts.mended += float(weights @ mends)
-            counts.of_wrong += float(weights @ of_wrong)
-            counts.fresh += float(weights @ (RATES * of_wrong))
+            counts.mended += weights * mends
+            counts.of_wrong += weights * of_wrong
             scale = prior + against
             prior, against = prior / scale, against / scale
         above.append((prior, against))
@@ -251,12 +255,8 @@ def _maximise(counts: Sequence[Counts], first: Knowledge, shares: Grid) -> Knowl
         shares /= shares.sum()
     kept, of_right = sum(item.kept for item in counts), sum(item.of_right for item in counts)
     keep = (_REFINED_WEIGHT * first.keep + kept) / (_REFINED_WEIGHT + of_right)
-    mend = _mend(
-        sum(item.mended for item in counts),
-        sum(item.of_wrong for item in counts),
-        sum(item.fresh for item in counts),
-        first.mend,
-    )
+    mended, of_wrong = (np.sum([getattr(item, name) for item in counts], axis=0) for name in ("mended", "of_wrong"))
+    mend = _mend(mended, of_wrong, first.mend)
     return Knowledge(verifier, shares, min(0.99, keep), mend)
 
 
@@ -292,14 +292,22 @@ def _running(chances: Grid) -> Grid:
     return found
 
 
-def _mend(mended: float, of_wrong: float, fresh: float, guess: float) -> float:
-    """Odds of mending over those of fresh proofs on the same problems, kept between 1/8 and 8."""
-    if of_wrong <= 0:
-        return guess
-    rate = _clip(fresh / of_wrong)
-    odds = guess * rate / (1 - rate)
-    seen = _clip((mended + _REFINED_WEIGHT * odds / (1 + odds)) / (of_wrong + _REFINED_WEIGHT))
-    return min(8.0, max(0.125, seen / (1 - seen) * (1 - rate) / rate))
+def _mended(mends: Grid) -> Grid:
+    """[mend, rate]: how likely a refined proof of a wrong one is right."""
+    odds: Grid = mends[:, None] * RATES / (1 - RATES)
+    return odds / (1 + odds)
+
+
+def _mend(mended: Grid, of_wrong: Grid, guess: float) -> float:
+    """Posterior mean (of its logarithm) of mend on a grid, from how many of the wrong proofs were mended, by rate.
+
+    By rate, since odds of means over easy and hard problems are not the mean of odds: they lie nearer to one.
+    """
+    chances = _mended(_MENDS)
+    logs = np.log(chances) @ mended + np.log(1 - chances) @ (of_wrong - mended)
+    logs -= (np.log(_MENDS / guess) / _MEND_SPREAD) ** 2 / 2
+    shares = np.exp(logs - logs.max())
+    return float(np.exp(shares @ np.log(_MENDS) / shares.sum()))
 
 
 def _clip(share: float) -> float:

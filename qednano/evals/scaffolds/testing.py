@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from qednano.evals.scaffolds.belief import Failing, Verifier
 
 Values = NDArray[np.float64]
-_BELIEFS = np.linspace(0.0, 1.0, 41)
+_POINTS = 41
+_BELIEFS = np.sin(np.linspace(0.0, np.pi / 2, _POINTS)) ** 2  # dense at both ends: a hard problem's beliefs are near 0
 _FLOORS = np.linspace(0.0, 1.0, 9)
 _VOTES = 8  # on one proof that are looked ahead to
 STOP, VOTE, WRITE, REFINE = 0, 1, 2, 3
@@ -54,7 +55,8 @@ class Table:
     ) -> float:
         """A value between the grid's points, linear in each. `votes`: passed and all, on the tested proof."""
         found, place = 0.0, _number(*votes)
-        column, share = _between(belief, _BELIEFS)
+        low, shares = _place(belief)
+        column, share = int(low), float(shares)
         for row, row_share in _both(floor, _FLOORS):
             for layer, layer_share in _layers(failed, len(values)):
                 line = values[layer, place, row]
@@ -74,6 +76,13 @@ def _between(value: float, grid: Values) -> tuple[int, float]:
     place = min(max(value, 0.0), 1.0) * (len(grid) - 1)
     low = min(int(place), len(grid) - 2)
     return low, place - low
+
+
+def _place(beliefs: Values | float) -> tuple[NDArray[np.int64], Values]:
+    """For each belief the grid's point at or below it, and how far it is from there to the next."""
+    place = np.arcsin(np.sqrt(np.clip(beliefs, 0.0, 1.0))) * ((_POINTS - 1) * 2 / np.pi)
+    low = np.minimum(place.astype(np.int64), _POINTS - 2)
+    return low, ((beliefs - _BELIEFS[low]) / (_BELIEFS[low + 1] - _BELIEFS[low])).clip(0.0, 1.0)
 
 
 def _both(value: float, grid: Values) -> list[tuple[int, float]]:
@@ -132,9 +141,8 @@ def _steps(verifier: Verifier, most: int) -> list[_Step]:
         chance = _BELIEFS * right + (1 - _BELIEFS) * wrong
         outcomes = []
         for belief in (_BELIEFS * right / chance, _BELIEFS * (1 - right) / (1 - chance)):
-            place = belief * (len(_BELIEFS) - 1)
-            low = np.minimum(place.astype(np.int64), len(_BELIEFS) - 2)
-            outcomes.append((low[:, None], (place - low)[:, None]))
+            low, share = _place(belief)
+            outcomes.append((low[:, None], share[:, None]))
         found.append(_Step(chance[:, None], (outcomes[0], outcomes[1])))
     return found
 
@@ -166,10 +174,9 @@ def _columns(values: Values, low: NDArray[np.int64], share: Values) -> Values:
 
 def _mixing(points: Values) -> Values:
     """The matrix (beliefs, points) that interpolates linearly at the points."""
-    place = np.clip(points, 0, 1) * (len(_BELIEFS) - 1)
-    low = np.minimum(place.astype(int), len(_BELIEFS) - 2)
-    matrix = np.zeros((len(_BELIEFS), len(points)))
+    low, share = _place(points)
+    matrix = np.zeros((_POINTS, len(points)))
     columns = np.arange(len(points))
-    matrix[low, columns] = 1 - (place - low)
-    matrix[low + 1, columns] += place - low
+    matrix[low, columns] = 1 - share
+    matrix[low + 1, columns] += share
     return matrix
