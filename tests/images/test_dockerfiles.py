@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from qednano_operator.manifests import METRICS_PORT, PORT
 
 from tools.cluster.paths import REPOSITORY
 from tools.images import NAMES
@@ -35,6 +36,20 @@ def test_it_starts_from_an_argument_runs_as_nobody_and_ends_with_the_code(name: 
     after = text[text.index("COPY --from=code") :]
     assert "RUN" not in after, "a change of code would make later layers again"
     assert 'org.opencontainers.image.version="${VERSION}"' in after
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("operator", ":8080/healthz"),
+        ("server", f":{PORT}/health"),
+        ("trainer", f":{METRICS_PORT}/healthz"),
+        ("worker", f":{METRICS_PORT}/healthz"),
+    ],
+)
+def test_its_health_is_asked_where_its_process_answers(name: str, asked: str) -> None:
+    (line,) = [line for line in RECIPES[name].splitlines() if line.startswith("HEALTHCHECK ")]
+    assert f"'http://127.0.0.1{asked}'" in line
 
 
 def test_what_is_copied_is_sent_to_the_builder_and_nothing_else() -> None:
