@@ -23,6 +23,7 @@ from qednano_operator.queue import KeyedQueue
 from qednano_operator.resync import Resync
 from qednano_operator.server import Health
 from qednano_operator.settings import Settings, parse
+from qednano_operator.subject import prepare
 from qednano_operator.watch import Watches
 from qednano_operator.webhook import Webhook
 
@@ -231,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``qednano-operator``."""
     settings = parse(argv)
     logs.set_up(settings.log_level, settings.log_format)
+    prepare()
     return asyncio.run(run(settings))
 
 

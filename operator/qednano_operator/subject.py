@@ -84,6 +84,14 @@ def read_spec(kind: str, name: str, spec: Any) -> RunSpec | str:
     return misplaced(found) or found
 
 
+def prepare() -> None:
+    """Build the models of all kinds now: else the first run of each kind would wait for them."""
+    for kind in KINDS:
+        read_spec(kind, "first", {})
+        KINDS[kind].spec_type().model_rebuild()
+    RunStatus.model_rebuild()
+
+
 def plain(spec: RunSpec) -> dict[str, Any]:
     """A spec with every default filled in, as it stands in YAML."""
     return spec.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,3 +227,13 @@ async def test_progress_that_comes_seldom_is_written_in_one_pass_and_often_every
         await engine.handle(key)
         assert steps == written, f"after {seconds} s more"
     assert min(delayed) >= 0
+
+
+def test_no_run_waits_until_the_model_of_its_kind_is_built() -> None:
+    text = (
+        "from qednano.api import KINDS, RunStatus; from qednano_operator import subject\n"
+        "def built(): return [m.__pydantic_complete__ for m in (RunStatus, *(k.spec_type() for k in KINDS.values()))]\n"
+        "print(all(built())); subject.prepare(); print(all(built()))"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "True"], done.stderr
