@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from qednano.evals.scaffolds.belief import RATES, Progress, Verifier, _mend, believe, first_guess, learn
+from qednano.evals.scaffolds.belief import RATES, Progress, Verifier, _mend, _verifier, believe, first_guess, learn
 from qednano.evals.scaffolds.testing import Costs, table
 
 
@@ -79,6 +79,13 @@ def test_beliefs_are_right_as_often_as_they_say():
     for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
         inside = (said >= low) & (said < high)
         assert was[inside].mean() == pytest.approx(said[inside].mean(), abs=0.06)
+
+
+def test_very_many_votes_are_learned_from_too():
+    """Their likelihoods are too small for a float: right and wrong proofs may favour quite different correlations."""
+    votes = [(3, 4, 1.0), (2, 4, 1.0)] * 4000 + [(0, 16, 0.0), (16, 16, 0.0)] * 4000
+    found = _verifier(votes, Verifier(0.8, 0.2))
+    assert 0.5 < found.if_right < 0.99 and 0.3 < found.if_wrong < 0.7 and 0 <= found.alike <= 0.5
 
 
 @pytest.mark.parametrize("mend", [0.5, 1.5, 4.0])

@@ -277,10 +277,13 @@ def _verifier(votes: Sequence[tuple[int, int, float]], guess: Verifier) -> Verif
     logs = np.repeat(logs[:, None], len(_ALIKE), axis=1)  # [right or wrong, alike, mean]
     for (passed, of), weight in weights.items():
         logs += weight[:, None, None] * (passing[..., passed] + failing[..., of - passed] - whole[:, None, of])
-    shares = np.exp(logs - logs.max(axis=(1, 2), keepdims=True))
-    by_alike = shares.sum(axis=2).prod(axis=0) * (1 - _ALIKE) ** _ALIKE_WEIGHT
+    tops = logs.max(axis=2, keepdims=True)
+    shares = np.exp(logs - tops)  # each row by its own top: of many votes all else would vanish
+    sums = shares.sum(axis=2)
+    weighed = (np.log(sums) + tops[..., 0]).sum(axis=0) + _ALIKE_WEIGHT * np.log(1 - _ALIKE)
+    by_alike = np.exp(weighed - weighed.max())
     by_alike /= by_alike.sum()
-    means = (shares @ _MEANS) / shares.sum(axis=2)
+    means = (shares @ _MEANS) / sums
     if_right, if_wrong = (_clip(float(mean @ by_alike)) for mean in means)
     return Verifier(if_right, min(if_wrong, if_right - 0.02), float(by_alike @ _ALIKE))
 
