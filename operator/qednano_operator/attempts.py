@@ -83,9 +83,7 @@ def unseen(roles: tuple[Role, ...], status: RunStatus, observed: Observed) -> tu
             if (work.complete or work.failed) and not work.asked and work.index not in known
         ]
         ended += [
-            gang.uid
-            for gang in observed.sets
-            if gang.failed and not gang.asked and not known and (gang.role, gang.attempt) == (role.name, attempt)
+            gang.uid for gang in observed.role_sets(role.name, attempt) if gang.failed and not gang.asked and not known
         ]
         if ended:
             found.append(Question(frozenset(ended), role.name, attempt))
@@ -121,8 +119,8 @@ def _task_failure(role: Role, attempt: int, observed: Observed) -> Failure | Non
     for work in observed.role_works(role.name, attempt):
         if work.failed and work.asked and work.index not in known:
             return Failure(role.name, Verdict(Action.RESUME, "PodLost"), f"the pod of Job {work.name} was lost")
-    for gang in observed.sets:
-        if gang.failed and gang.asked and not pods and (gang.role, gang.attempt) == (role.name, attempt):
+    for gang in observed.role_sets(role.name, attempt):
+        if gang.failed and gang.asked and not pods:
             return Failure(role.name, Verdict(Action.RESUME, "PodLost"), f"JobSet {gang.name} failed: {gang.failed}")
     return None
 

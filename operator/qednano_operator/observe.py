@@ -170,6 +170,10 @@ class Observed:
         found = [work for work in self.works if work.role == role and attempt in (None, work.attempt)]
         return sorted(found, key=lambda work: (work.index, work.name))
 
+    def role_sets(self, role: str, attempt: int) -> list[Work]:
+        """JobSets of one attempt of the role."""
+        return [gang for gang in self.sets if (gang.role, gang.attempt) == (role, attempt)]
+
 
 def _labels(obj: Object) -> dict[str, str]:
     return obj["metadata"].get("labels") or {}

@@ -6,6 +6,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,6 +37,16 @@ def watching(own: Cluster) -> None:
     name = unique()
     own.create("SFTRun", name)
     own.wait_pods(name, "trainer")
+
+
+@pytest.fixture
+def late(own: Cluster, proxy: Proxy, behind: OperatorProcess) -> Iterator[OperatorProcess]:
+    """An operator that only watches can tell anything, and whose watch of pods lags behind for as long as the test."""
+    with_flags(behind, "--silence-seconds=3600", "--resync-seconds=3600")
+    watching(own)
+    proxy.lags = lambda path: path.endswith("/pods")
+    yield behind
+    proxy.lags = lambda path: False
 
 
 def test_a_watch_that_fell_silent_is_opened_anew(own: Cluster, proxy: Proxy, behind: OperatorProcess) -> None:
@@ -86,12 +97,9 @@ def test_a_list_that_overtakes_an_event_shows_nothing_missed(
 
 
 def test_how_a_pod_ended_is_known_though_its_watch_is_behind_that_of_its_job(
-    own: Cluster, proxy: Proxy, behind: OperatorProcess
+    own: Cluster, proxy: Proxy, late: OperatorProcess
 ) -> None:
     """A failure counts though the pod was never seen, and what the run made is not lost."""
-    with_flags(behind, "--silence-seconds=3600", "--resync-seconds=3600")
-    watching(own)
-    proxy.lags = lambda path: path.endswith("/pods")
     name = unique()
     own.create("SFTRun", name, restart={**QUICK, "maxRestarts": 1})
     (pod,) = own.wait_pods(name, "trainer", attempt=1)
@@ -106,15 +114,11 @@ def test_how_a_pod_ended_is_known_though_its_watch_is_behind_that_of_its_job(
     assert (ended["reason"], ended["message"], ended["exitCode"]) == ("InternalError", "the loss went away", 70)
     assert status["countedRestarts"] == 1
     assert status["artifact"]["digest"].startswith("sha256:")
-    proxy.lags = lambda path: False
 
 
 def test_no_run_is_called_suspended_while_a_pod_lives_of_which_its_watch_is_yet_to_tell(
-    own: Cluster, proxy: Proxy, behind: OperatorProcess
+    own: Cluster, proxy: Proxy, late: OperatorProcess
 ) -> None:
-    with_flags(behind, "--silence-seconds=3600", "--resync-seconds=3600")
-    watching(own)
-    proxy.lags = lambda path: path.endswith("/pods")
     name = unique()
     own.create("SFTRun", name)
     (pod,) = own.wait_pods(name, "trainer")
