@@ -20,6 +20,7 @@ PORT, METRICS_PORT, MASTER_PORT = 8000, 9090, 29500
 USER = 65532
 _CONFIG_PATH, _VOLUME = "/etc/qed", "/qed"
 _GRACE = {"trainer": 180, "server": 30, "worker": 60}  # seconds to save and exit, by image
+_LAUNCHER_SECONDS = 10  # of them for torchrun, to end after its ranks
 
 
 def labels(subject: Subject, role: str = "", attempt: int | None = None, index: int | None = None) -> dict[str, str]:
@@ -198,6 +199,8 @@ def _env(subject: Subject, role: Role, attempt: int, index: int) -> list[Object]
         "OMP_NUM_THREADS": str(role.threads),
         # On shared cores, threads that spin at barriers starve one another: ten times slower where it was measured.
         **({} if role.resources.gpus else {"GOMP_SPINCOUNT": "0"}),
+        # By itself torchrun kills its ranks after 30 s, in the middle of a large checkpoint.
+        **({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE[role.image] - _LAUNCHER_SECONDS)} if role.distributed else {}),
         "PYTHONUNBUFFERED": "1",
         "HOME": "/tmp",
         "USER": "qed",  # getpass.getuser() of torch fails for a user id without a name

@@ -99,6 +99,12 @@ def test_a_gang_meets_at_its_first_pod() -> None:
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
+def test_ranks_of_a_gang_have_the_pods_time_to_save() -> None:
+    pod = pod_of(objects("SFTRun", trainer=GANG), "trainer")
+    launcher_waits = int(env_of(pod)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
+    assert 150 <= launcher_waits < pod["terminationGracePeriodSeconds"]
+
+
 def test_one_process_needs_no_launcher() -> None:
     assert pod_of(objects("SFTRun"), "trainer")["containers"][0]["command"] == ["python", "-m", "qednano_jobs.sft"]
 
