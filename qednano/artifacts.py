@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _sha256_of_each(paths: Sequence[Path]) -> list[str]:
+    """Of many files, some at a time: the other ranks wait while one of them hashes hundreds of GB of shards."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as threads:  # hashing lets other threads run
+        return list(threads.map(file_sha256, paths))
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST:
@@ -123,9 +130,10 @@ def write_manifest(
     reused: str = "",
 ) -> Manifest:
     """Hash every file of ``folder`` and close it with ``manifest.json``."""
+    paths = list(_files(folder))
     files = {
-        path.relative_to(folder).as_posix(): FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
-        for path in _files(folder)
+        path.relative_to(folder).as_posix(): FileEntry(size=path.stat().st_size, sha256=sha256)
+        for path, sha256 in zip(paths, _sha256_of_each(paths), strict=True)
     }
     manifest = Manifest(
         kind=kind,
@@ -160,11 +168,12 @@ def read_manifest(folder: Path) -> Manifest:
 def verify(folder: Path) -> Manifest:
     """Check every file of ``folder`` against its manifest; ArtifactError names the first that differs."""
     manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        path = folder / name
+    paths = [folder / name for name in manifest.files]
+    for path in paths:
         if not path.is_file():
             raise ArtifactError(f"{path} is listed in {MANIFEST} but missing")
-        if path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
+    for path, entry, sha256 in zip(paths, manifest.files.values(), _sha256_of_each(paths), strict=True):
+        if path.stat().st_size != entry.size or sha256 != entry.sha256:
             raise ArtifactError(f"{path} differs from what {MANIFEST} says: it was changed or is damaged")
     return manifest
 
