@@ -43,6 +43,7 @@ FORWARDED = {
 LATEST_POLL_SECONDS = 0.1
 HEARTBEAT_SECONDS = 1.0
 RELOAD_TRIES = 3
+LOAD_SECONDS = 1800.0  # a model of hundreds of GB from a slow volume takes minutes; more than this is a hang
 _LARGEST_REQUEST = 64 << 20
 _NOT_SHAPE = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "architectures"}
 
@@ -117,6 +118,7 @@ class ModelServer:
         await self.engine.start()
         tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(self._serve()),
+            asyncio.create_task(self._beat()),
             asyncio.create_task(self.engine.ended()),
             asyncio.create_task(_until(stopping)),
             self._broken,
@@ -137,14 +139,20 @@ class ModelServer:
         self.ready = True
         log.info("%s serves %s at %s after %.1f s", self.serving.name, self.serving.model, self.serving.url,
                  time.monotonic() - started)  # fmt: skip
-        next_heartbeat = 0.0
+        announce(self.run_dir, self._record())
         while True:
-            changed = await self._catch_up()
-            if changed or time.monotonic() >= next_heartbeat:
+            if await self._catch_up():
+                announce(self.run_dir, self._record())
+            await asyncio.sleep(LATEST_POLL_SECONDS)
+
+    async def _beat(self) -> None:
+        """Say every second that it is there. Also while it loads weights, which takes longer than a heartbeat is
+        believed: requests in flight only wait then, and must not be moved."""
+        while True:
+            if self.ready:
                 announce(self.run_dir, self._record())
                 self._report()
-                next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
-            await asyncio.sleep(LATEST_POLL_SECONDS)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     # -- weights --------------------------------------------------------------------------------------------------
 
@@ -186,7 +194,11 @@ class ModelServer:
     async def _load(self, folder: str, version: int) -> None:
         async with self._loading:
             self._received = None
-            WEIGHT_PAUSE_SECONDS.observe(await self.engine.reload(self._session, folder))
+            loading = asyncio.wait_for(self.engine.reload(self._session, folder), LOAD_SECONDS)
+            try:
+                WEIGHT_PAUSE_SECONDS.observe(await loading)
+            except TimeoutError:
+                raise EngineFailed(f"vLLM has not loaded {folder} within {LOAD_SECONDS:g} s") from None
             await self._go_on(version)
 
     async def _go_on(self, version: int) -> None:
@@ -217,12 +229,14 @@ class ModelServer:
 
     async def _take(self, update_info: object, version: int) -> None:
         """Receive; when that fails the engine has undefined weights and this server ends."""
+        began = time.monotonic()
         try:
             async with self._loading:
                 receiving = self.engine.receive(self._session, update_info)
                 WEIGHT_PAUSE_SECONDS.observe(await asyncio.wait_for(receiving, RECEIVE_SECONDS))
                 self._received = version
                 await self._go_on(version)
+            WEIGHT_SYNC_SECONDS.observe(time.monotonic() - began)
         except (EngineFailed, TimeoutError) as error:
             WEIGHT_SYNC_FAILURES.inc()
             failed = EngineFailed(f"weights {version} did not arrive: {error or 'the trainer stopped sending'}")

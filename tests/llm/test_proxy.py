@@ -90,6 +90,32 @@ async def test_a_streamed_draw_knows_the_weights_of_all_its_tokens(server, tmp_p
     assert [choice.text for choice in batch.choices] == [bytes(c.token_ids[:-1]).decode() for c in batch.choices]
 
 
+async def test_a_server_that_loads_for_long_stays_in_the_pool_with_its_requests(server, tmp_path, model):
+    def write(folder: Path) -> None:
+        shutil.copytree(model, folder, dirs_exist_ok=True)
+        (folder / "held").touch()
+
+    def heartbeat() -> float:
+        (record,) = Pool(server.run_dir, "rollout").servers()
+        return record.heartbeat
+
+    async with Rollouts(Pool(server.run_dir, "rollout")) as rollouts:
+        drawing = asyncio.create_task(
+            rollouts.complete(list(f"{PROBLEM}\x01".encode()), SamplingParams(max_tokens=90, seed=3), 4)
+        )
+        await asyncio.to_thread(server.wait, lambda: events(tmp_path).count("complete") == 2 or None)
+        published = weights.publish(server.run_dir, 2, write)
+        await asyncio.to_thread(server.wait, lambda: ("load" in events(tmp_path)) or None, 10)
+        for _ in range(2):  # beats, while it does nothing but load
+            before = heartbeat()
+            await asyncio.to_thread(server.wait, lambda seen=before: heartbeat() != seen or None, 10)
+        assert not drawing.done() and "resume" not in events(tmp_path)
+        (published.folder / "held").unlink()
+        batch = await drawing
+    assert events(tmp_path).count("complete") == 2, "nothing was asked anew"
+    assert [version for _, version in batch.versions] == [2] * 4
+
+
 def test_a_model_that_fails_to_load_ends_the_server_with_the_reason(tmp_path, model):
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)

@@ -123,6 +123,8 @@ def build(engine: Engine) -> web.Application:
     async def rpc(request: web.Request) -> web.Response:
         folder = (await request.json())["kwargs"]["folder"]
         engine.log(event="load", folder=folder)
+        while os.path.exists(os.path.join(folder, "held")):  # a model that takes long
+            await asyncio.sleep(0.01)
         if os.path.exists(os.path.join(folder, "broken")):
             return web.json_response({"error": "RuntimeError: shapes differ"}, status=500)
         if found := re.search(r"/v(\d+)$", folder):
