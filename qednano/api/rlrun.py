@@ -350,6 +350,11 @@ class RLRunSpec(RunSpec):
                 f"sampling.temperature is {self.sampling.temperature}; a served reference gives log-probs at 1 only, "
                 "so leave reference out: the trainer then computes it"
             )
+        if self.reference.server.max_model_length < self.rollout.max_model_length:
+            raise ValueError(
+                f"reference.server.maxModelLength is {self.reference.server.max_model_length}; it must be at least "
+                f"rollout.maxModelLength ({self.rollout.max_model_length}), so that it can score every sample"
+            )
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,18 @@ EVAL = {
         "sampling": {"maxTokens": 64},
     },
 }
+RL = {
+    "apiVersion": "qednano.dev/v1alpha1",
+    "kind": "RLRun",
+    "metadata": {"name": "tiny-rl"},
+    "spec": {
+        "model": {"sftRun": {"name": "tiny-sft"}},
+        "dataset": {"proofDataset": {"name": "tiny", "split": "rl"}},
+        "algorithm": {"maxSteps": 10},
+        "grader": {"checker": {"name": "tiny-divisibility"}},
+    },
+}
+REFERENCE = {"model": {"sftRun": {"name": "tiny-sft"}}, "server": {"maxModelLength": 512}}
 
 
 def changed(document: dict, path: str, value: object) -> dict:
@@ -91,6 +103,8 @@ def test_a_minimal_run_gets_every_default(tmp_path: Path) -> None:
         (SFT, "apiVersion", "qednano.dev/v1", "write qednano.dev/v1alpha1"),
         (EVAL, "spec.sampling.maxTokens", 1024, "it must be below server.maxModelLength (1024)"),
         (EVAL, "spec.sampling.temperature", "2.5", "temperature is 2.5; it must be from 0 to 2"),
+        (RL, "spec.reference", REFERENCE, "it must be at least rollout.maxModelLength (1024)"),
+        (RL, "spec.reference", {"endpoint": {"url": "http://x", "model": "y"}}, "log-probs of given tokens need"),
         (EVAL, "spec.baselines", [{"name": "model", "model": {"uri": "x"}}], "the name model is used twice"),
     ],
 )
