@@ -32,6 +32,11 @@ from qednano.training.packing import Layout
 
 IMPLEMENTATION = "qednano_documents"  # the name under which transformers knows the function
 SEGMENTS, FLASH, FLEX, BLOCK_MASK = "Segments", "Flash", "Flex", "BlockMask"
+_NOT_COMPUTED = {  # by the names under which transformers hands them to an attention function
+    "sliding_window": "a sliding window",
+    "softcap": "a soft cap on its scores",
+    "s_aux": "attention sinks",
+}
 _SHORTEST_SHARE = 0.5  # documents shorter than this share of a batch's longest start a new batch
 
 
@@ -297,9 +302,14 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     documents: DocumentAttention | None = None,
-    **_: Any,
+    **further: Any,
 ) -> tuple[Tensor, None]:
     assert documents is not None, "pass documents= to the model's forward"
+    if asked := [name for name in _NOT_COMPUTED if further.get(name) is not None]:
+        raise ConfigError(
+            f"the model's attention has {', '.join(_NOT_COMPUTED[name] for name in asked)}, which the trainer does not "
+            "compute: it would train another function than servers compute. Give spec.model a model without"
+        )
     return documents(query, key, value, scaling), None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import random
 import shutil
 import threading
@@ -98,7 +100,7 @@ class Checkpoints:
             failure = error
         _barrier()
         saved = {"step": step, "score": score, "ranks": _ranks(), "job": state}
-        numbers, hopeless = _random_state(), threading.Event()
+        numbers, hopeless = random_state(), threading.Event()
 
         def work() -> None:
             try:
@@ -198,13 +200,18 @@ class Checkpoints:
     def restore_random_state(self, checkpoint: Checkpoint) -> None:
         """Put this rank's random generators where they were; with another number of ranks, make them anew."""
         if _saved(checkpoint.folder)["ranks"] == _ranks():
-            _set_random_state(torch.load(checkpoint.folder / f"random-{_rank():05d}.pt", weights_only=False))
+            set_random_state(torch.load(checkpoint.folder / f"random-{_rank():05d}.pt", weights_only=False))
         else:
             seed_generators(checkpoint.step, _rank())
 
     def sweep(self) -> None:
-        """Remove what crashed attempts left half-written. Call once, on start, from rank 0."""
+        """Remove what crashed attempts left half-written, and put back a checkpoint that one was about to replace. Call
+        once, on start, from rank 0."""
         if self.folder.is_dir():
+            for old in self.folder.glob(f".old-{_PREFIX}*-*"):
+                final = self.folder / old.name.removeprefix(".old-").rpartition("-")[0]
+                if not final.exists() and (old / "it").is_dir():
+                    os.replace(old / "it", final)
             for leftover in (*self.folder.glob(".tmp-*"), *self.folder.glob(".old-*")):
                 shutil.rmtree(leftover, ignore_errors=True)
 
@@ -242,9 +249,10 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 def _score(folder: Path) -> float | None:
     try:
-        return _saved(folder).get("score")
+        score: float | None = _saved(folder).get("score")
     except (OSError, ValueError):
         return None
+    return None if score is None or math.isnan(score) else score  # what is no number is neither best nor worst
 
 
 def _await_notes(notes: Path, ranks: int, hopeless: threading.Event) -> None:
@@ -272,14 +280,16 @@ def seed_generators(seed: int, rank: int) -> None:
         start(number)
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """Where this process's random generators are."""
     state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put this process's random generators where `random_state` found them."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

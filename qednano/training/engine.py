@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -28,6 +29,7 @@ from qednano.training.state import OptimizerState, Shards, write_shard
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+ASK_SECONDS = 5.0  # between two questions, within a step, whether to give it up
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class EngineConfig:
     precision: str = "fp32"
     temperature: float = 1.0
     refusals_allowed: int = 5
+
+
+class Interrupted(Exception):
+    """A step was given up between two micro-batches. Weights, moments and counters are as before it and can be saved;
+    gradients are half a step's, so the engine can't go on."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class TrainingEngine:
         self.refused_steps = 0
         self.sequence = policy.sequence
         self.losses: list[float] = []  # of this rank's micro-batches in the last step
+        self._ask_every = 1  # micro-batches between two questions whether to give a step up; the same on all ranks
         # bf16 trains fp32 master weights, which ZeRO-1 and up hold; with fp32 stage 0 there is nothing to wrap.
         self.zero_stage = max(1, config.zero_stage) if config.precision == "bf16" else config.zero_stage
         self._adamw = GuardedAdamW(
@@ -189,16 +197,22 @@ class TrainingEngine:
         )
         return [collate([documents[index] for index in micro], field_names, share) for micro in dealt[self.share]]
 
-    def train_step(self, batches: Sequence[MicroBatch], loss_function: LossFunction) -> StepReport:
+    def train_step(
+        self,
+        batches: Sequence[MicroBatch],
+        loss_function: LossFunction,
+        give_up: Callable[[], bool] | None = None,
+    ) -> StepReport:
         """Forward and backward over this rank's micro-batches, then one update.
 
-        Raises NumericGuard when too many steps in a row were not finite.
+        `give_up` is asked by all ranks between micro-batches, about every ASK_SECONDS, and must say the same on all.
+        Raises NumericGuard when too many steps in a row were not finite, Interrupted when the step was given up.
         """
         self.engine.train()
         rate = learning_rate(self.optimizer_config, self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        sums = self._accumulate(batches, loss_function)
+        sums = self._accumulate(batches, loss_function, give_up)
         self._adamw.refuse = not math.isfinite(sums["loss"])
         self._adamw.refused = False
         self.engine.step()
@@ -208,11 +222,15 @@ class TrainingEngine:
         loss, tokens, flops = sums.pop("loss"), int(sums.pop("tokens")), sums.pop("flops")
         return StepReport(loss, sums, tokens, self._adamw.norm if applied else math.nan, rate, applied, flops)
 
-    def _accumulate(self, batches: Sequence[MicroBatch], loss_function: LossFunction) -> dict[str, float]:
+    def _accumulate(
+        self, batches: Sequence[MicroBatch], loss_function: LossFunction, give_up: Callable[[], bool] | None
+    ) -> dict[str, float]:
         """Gradients of all micro-batches, and what adds up over them and over the ranks."""
         totals: dict[str, Tensor] = {}
         parts = []
-        for batch in batches:
+        began = time.monotonic()
+        for number, batch in enumerate(batches):
+            self._ask(number, give_up)
             layout = batch.layout
             flops = self.policy.flops.training(layout.lengths, len(batch.targets), layout.seen())
             batch = batch.to(self.device)
@@ -226,7 +244,16 @@ class TrainingEngine:
             for name, value in {**counted, **terms.sums}.items():
                 totals[name] = totals.get(name, 0) + value.detach().double()
         self.losses = torch.stack(parts).tolist()
-        return self._sum_over_ranks(totals)
+        totals["seconds"] = torch.tensor(time.monotonic() - began, dtype=torch.double)
+        sums = self._sum_over_ranks(totals)
+        each = sums.pop("seconds") / self.shares / len(batches)
+        self._ask_every = max(1, int(ASK_SECONDS / max(each, 1e-9)))
+        return sums
+
+    def _ask(self, number: int, give_up: Callable[[], bool] | None) -> None:
+        """Raise Interrupted when a step or measurement is to be given up before its micro-batch of this number."""
+        if give_up is not None and number and number % self._ask_every == 0 and give_up():
+            raise Interrupted
 
     def _count_refusal(self, applied: bool, loss: float) -> None:
         self.refused_in_a_row = 0 if applied else self.refused_in_a_row + 1
@@ -252,10 +279,14 @@ class TrainingEngine:
         found: tuple[Tensor, Tensor] = self.engine(batch.to(self.device), self.config.temperature)
         return found
 
-    def mean_loss(self, batches: Sequence[MicroBatch]) -> float:
-        """Mean negative log-likelihood by the batches' weights over all ranks, without gradients. Collective."""
+    def mean_loss(self, batches: Sequence[MicroBatch], give_up: Callable[[], bool] | None = None) -> float:
+        """Mean negative log-likelihood by the batches' weights over all ranks, without gradients. Collective.
+
+        `give_up` and Interrupted: as in `train_step`.
+        """
         total, weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            self._ask(number, give_up)
             logprobs, _ = self.logprobs(batch)
             weights = batch.weights.to(self.device)
             total, weight = total - (weights * logprobs).sum(), weight + weights.sum()

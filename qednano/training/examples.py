@@ -6,7 +6,8 @@ through the model's own chat template. Loss is on the assistant's turn and its e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from qednano.training.packing import Document
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_AT_ONCE = 256  # pairs given to the tokenizer together
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -32,9 +35,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of one problem with one proof; the first `prompt_length` are the problem's."""
+    """Token ids of one problem with one proof, in four bytes each where `tokenise` made them: every rank holds all of a
+    dataset. The first `prompt_length` are the problem's."""
 
-    tokens: list[int]
+    tokens: Sequence[int]
     prompt_length: int
 
     @property
@@ -55,6 +59,11 @@ class Examples:
     left_out: int
     lengths: list[int]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all of them."""
+        return sum(len(item.tokens) for item in self.items)
+
     def statistics(self) -> dict[str, float]:
         """Counts and lengths, for log, status and manifest."""
         middle, high = np.percentile(self.lengths, [50, 95]) if self.lengths else (0, 0)
@@ -62,7 +71,7 @@ class Examples:
             "proofs": len(self.items),
             "truncatedProofs": self.truncated,
             "leftOutProofs": self.left_out,
-            "tokensPerEpoch": sum(len(item.tokens) for item in self.items),
+            "tokensPerEpoch": self.tokens,
             "lengthMedian": float(middle),
             "length95": float(high),
             "lengthMax": max(self.lengths, default=0),
@@ -115,25 +124,29 @@ def tokenise(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, sequence
 
     Prompt and answer are tokenised apart, as at inference, where the prompt is tokenised alone.
     """
-    prompts, answers = [], []
-    for pair in pairs:
-        prompt, answer = _render(pair, tokenizer)
-        prompts.append(prompt)
-        answers.append(answer)
-    prompt_ids = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    answer_ids = tokenizer(answers, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     items, lengths, truncated, left_out = [], [], 0, 0
-    for prompt_tokens, answer_tokens in zip(prompt_ids, answer_ids, strict=True):
-        tokens = [*prompt_tokens, *_ended(answer_tokens, tokenizer.eos_token_id)]
+    for prompt, answer in _token_ids(pairs, tokenizer):
+        tokens = [*prompt, *_ended(answer, tokenizer.eos_token_id)]
         lengths.append(len(tokens))
-        if len(prompt_tokens) >= sequence_length:
+        if len(prompt) >= sequence_length:
             left_out += 1
             continue
         truncated += len(tokens) > sequence_length
-        items.append(Example(tokens[:sequence_length], len(prompt_tokens)))
+        items.append(Example(array("i", tokens[:sequence_length]), len(prompt)))
     if not items:
         raise DataError(f"every prompt has {sequence_length} tokens or more; raise spec.trainer.sequenceLength")
     return Examples(items, truncated, left_out, lengths)
+
+
+def _token_ids(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], list[int]]]:
+    """Prompt and answer of each pair; a few at a time, since a tokenizer tells much more of a token than its id."""
+    for start in range(0, len(pairs), _AT_ONCE):
+        rendered = [_render(pair, tokenizer) for pair in pairs[start : start + _AT_ONCE]]
+        prompts, answers = (
+            tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            for texts in map(list, zip(*rendered, strict=True))
+        )
+        yield from zip(prompts, answers, strict=True)
 
 
 def _render(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

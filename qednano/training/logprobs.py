@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qednano.errors import ConfigError
+
 CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}  # logits held at once: 128 MiB in fp32, or 512 MiB
 
 
@@ -187,7 +189,7 @@ class LogProbHead(nn.Module):
     def __init__(self, head: nn.Linear) -> None:
         super().__init__()
         if head.bias is not None:
-            raise NotImplementedError("a language-model head with a bias is not supported")
+            raise ConfigError("the model's language-model head has a bias, which the trainer does not compute")
         self.weight: nn.Parameter = head.weight
 
     def forward(

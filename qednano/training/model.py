@@ -24,6 +24,7 @@ from qednano.training.thrifty import make_thrifty
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_LOGITS_ALTERED = {"final_logit_softcapping": None, "logits_scaling": 1, "logit_scale": 1}  # and what leaves them alone
 _BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*",
                    "merges.txt", "added_tokens.json", "chat_template*")  # fmt: skip
 
@@ -153,6 +154,12 @@ def load_policy(folder: Path, *, dtype: torch.dtype, options: PolicyOptions = Po
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"the model in {folder} can't be loaded: {error}") from None
     config = causal_lm.config
+    for name, harmless in _LOGITS_ALTERED.items():
+        if getattr(config, name, harmless) not in (None, harmless):
+            raise ConfigError(
+                f"the model in {folder} alters its logits ({name} is {getattr(config, name)}), which the trainer does "
+                "not compute: it would train another function than servers compute. Give spec.model a model without"
+            )
     heads = config.num_attention_heads
     check_heads(heads, getattr(config, "num_key_value_heads", None) or heads, options.sequence.size)
     if options.lora is not None:

@@ -11,6 +11,7 @@ This module knows nothing of models, losses or tokenizers.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -120,20 +121,21 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Raises DataError for a document longer than a row. Source: Ding et al. 2024, arXiv 2404.10830 (Best-fit Packing).
     """
     rows: list[list[int]] = []
-    rooms: list[list[int]] = [[] for _ in range(capacity + 1)]  # rooms[r]: rows with r tokens left
+    open_rows: list[tuple[int, int]] = []  # (tokens left, row) in order: a search costs no more in longer rows
     largest_first = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     for index in largest_first:
         length = lengths[index]
         if not 0 < length <= capacity:
             raise DataError(f"document {index} has {length} tokens; a row holds 1 to {capacity} (sequenceLength)")
-        room = next((left for left in range(length, capacity) if rooms[left]), capacity)
-        if room == capacity:
-            row = len(rows)
-            rows.append([])
+        fullest = bisect.bisect_left(open_rows, (length, -1))
+        if fullest < len(open_rows):
+            room, row = open_rows.pop(fullest)
         else:
-            row = rooms[room].pop()
+            room, row = capacity, len(rows)
+            rows.append([])
         rows[row].append(index)
-        rooms[room - length].append(row)
+        if room > length:
+            bisect.insort(open_rows, (room - length, row))
     return rows
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,23 @@ from qednano.artifacts import check_fence, claim_attempt, publish, read_manifest
 from qednano.errors import ArtifactError, NumericGuard, Stopped
 from qednano.job import JobContext, Outcome
 from qednano.plan.evaluations import chooses
-from qednano.training.checkpoint import Checkpoint, Checkpoints, seed_generators, step_of
-from qednano.training.engine import EngineConfig, LossFunction, StepReport, TrainingEngine, join_ranks, leave_ranks
+from qednano.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    random_state,
+    seed_generators,
+    set_random_state,
+    step_of,
+)
+from qednano.training.engine import (
+    EngineConfig,
+    Interrupted,
+    LossFunction,
+    StepReport,
+    TrainingEngine,
+    join_ranks,
+    leave_ranks,
+)
 from qednano.training.export import export_checkpoint, exported_steps, prune_exports, write_origin
 from qednano.training.flops import peak_flops
 from qednano.training.lora import LoraConfig
@@ -53,14 +69,29 @@ class Session:
     def resume(self) -> Checkpoint | None:
         """Load the newest checkpoint that verifies; None when the run starts from its model."""
         if self.engine.rank == 0:
-            self.checkpoints.sweep()
-            self.context.reporter.update(exports=exported_steps(self.context.run_dir))
+            self._sweep()
         checkpoint = self.checkpoints.newest()
         if checkpoint is not None:
+            if self.engine.rank == 0 and self._exports(checkpoint.step):
+                # The attempt before may have ended between its checkpoint and the export.
+                export_checkpoint(self.context.run_dir, checkpoint.folder)
             self.engine.load(checkpoint.folder)
             self.checkpoints.restore_random_state(checkpoint)
             log.info("resumed from %s", checkpoint.folder)
+        if self.engine.rank == 0:
+            self.context.reporter.update(exports=exported_steps(self.context.run_dir))
         return checkpoint
+
+    def _sweep(self) -> None:
+        """Remove what attempts that were killed left half-written: each may be as large as the model."""
+        self.checkpoints.sweep()
+        run_dir = self.context.run_dir
+        for leftover in (
+            *run_dir.glob(".tmp-artifact-*"),
+            *run_dir.glob(".tmp-initial-*"),
+            *run_dir.glob("exports/.*"),
+        ):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def micro_batches(self, documents: Sequence[Document], field_names: Sequence[str] = ()) -> list[MicroBatch]:
         """This rank's micro-batches of documents that every rank gives alike."""
@@ -71,14 +102,27 @@ class Session:
             micro_batch_tokens=self.trainer.micro_batch_tokens,
         )
 
-    def train(self, documents: Sequence[Document], loss: LossFunction, field_names: Sequence[str] = ()) -> StepReport:
+    def train(
+        self,
+        documents: Sequence[Document],
+        loss: LossFunction,
+        field_names: Sequence[str] = (),
+        *,
+        interruptible: bool = False,
+    ) -> StepReport:
         """One optimizer step on documents that every rank gives alike.
 
         Raises NumericGuard after too many steps that were not finite; the last batch is left in ``anomalies/`` then.
+        Where `interruptible`, raises Interrupted when a stop is requested meanwhile: what `save` writes then is the
+        state before the step, random numbers included.
         """
         batches = self.micro_batches(documents, field_names)
+        drawn = random_state() if interruptible else {}
         try:
-            return self.engine.train_step(batches, loss)
+            return self.engine.train_step(batches, loss, self.stop_requested if interruptible else None)
+        except Interrupted:
+            set_random_state(drawn)
+            raise
         except NumericGuard as error:
             raise NumericGuard(f"{error}. Its batch is in {self._keep_for_a_look(batches)}") from None
 
@@ -138,7 +182,7 @@ class Session:
         metrics.CHECKPOINT_SECONDS.labels(role).observe(time.monotonic() - self._began)
         metrics.CHECKPOINT_TIME.labels(role).set_to_current_time()
         run_dir, step = self.context.run_dir, step_of(checkpoint)
-        if self.policy.export or self._evaluated(step):
+        if self._exports(step):
             export_checkpoint(run_dir, checkpoint)
         evaluated = {step for step in exported_steps(run_dir) if self._evaluated(step)}
         prune_exports(run_dir, kept, evaluated)
@@ -147,6 +191,10 @@ class Session:
     def _evaluated(self, step: int) -> bool:
         """Whether an evaluation of the spec is of this step."""
         return any(chooses(item, step, self.total_steps) for item in self.context.spec.evaluations)
+
+    def _exports(self, step: int) -> bool:
+        """Whether a checkpoint of this step is exported too."""
+        return self.policy.export or self._evaluated(step)
 
     def due(self) -> bool:
         """Whether a checkpoint is due after the step just done."""

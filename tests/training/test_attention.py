@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import accumulate
 
@@ -98,6 +100,21 @@ def test_the_way_to_attend_is_chosen_by_device_and_refused_where_it_cannot_work(
     assert choose_attention("Flex", cpu, torch.float32) == FLEX
     with pytest.raises(ConfigError, match="attention is Flash, which needs a CUDA GPU and precision bf16; this is cpu"):
         choose_attention("Flash", cpu, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"] * 2}, "sliding window"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+    ],
+)
+def test_a_model_that_computes_what_we_do_not_is_refused(model_folder, tmp_path, changed, says):
+    shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(ConfigError, match=f"{says}.*the trainer does not compute"):
+        load_policy(tmp_path, dtype=torch.float32)(collate(documents()))
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])

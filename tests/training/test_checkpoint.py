@@ -6,6 +6,7 @@ import random
 import resource
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from qednano.errors import CheckpointError, Fenced
 from qednano.training.checkpoint import Checkpoints
+from qednano.training.engine import Interrupted, negative_log_likelihood
+from qednano.training.session import Session
 
 
 def writer(value: int, size: int = 1000):
@@ -41,6 +44,13 @@ def test_the_best_are_kept_beside_the_last(tmp_path):
     for step, score in enumerate((-3.0, -1.0, None, -2.0, -5.0, -4.0), start=1):
         checkpoints.save(step, {}, writer(step), score)
     assert [int(folder.name[-8:]) for folder in checkpoints.complete()] == [2, 4, 6]
+
+
+def test_a_score_that_is_no_number_is_neither_best_nor_worst(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    for step, score in enumerate((-3.0, float("nan"), -1.0, float("nan"), -2.0), start=1):
+        checkpoints.save(step, {}, writer(step), score)
+    assert [int(folder.name[-8:]) for folder in checkpoints.complete()] == [3, 5]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_it(tmp_path):
@@ -99,6 +109,23 @@ def test_dropout_goes_on_where_it_was(model_folder, tmp_path, kept):
     run_step(again, step_documents(1))
     expected = engine.weights()
     assert all(torch.equal(weight, expected[name]) for name, weight in again.weights().items())
+
+
+def test_a_step_given_up_has_drawn_no_random_numbers():
+    class Engine:
+        def micro_batches(self, *_, **__):
+            return []
+
+        def train_step(self, batches, loss, give_up):
+            torch.rand(3)
+            raise Interrupted
+
+    rows = SimpleNamespace(sequence_length=1, micro_batch_tokens=1)
+    session = Session(None, Engine(), None, None, rows, None, total_steps=1)
+    before = torch.get_rng_state()
+    with pytest.raises(Interrupted):
+        session.train([], negative_log_likelihood, interruptible=True)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no manifest", "file gone"])
@@ -172,6 +199,16 @@ def test_what_a_crash_left_is_swept(tmp_path):
     checkpoints.save(5, {}, writer(5))
     checkpoints.sweep()
     assert [p.name for p in checkpoints.folder.iterdir()] == ["step-00000005"]
+
+
+def test_a_checkpoint_that_was_being_replaced_when_the_end_came_is_put_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, {"seen": 1}, writer(5))
+    old = checkpoints.folder / ".old-step-00000005-x_y2"
+    old.mkdir()
+    (checkpoints.folder / "step-00000005").rename(old / "it")
+    checkpoints.sweep()
+    assert checkpoints.newest().state == {"seen": 1} and len(list(checkpoints.folder.iterdir())) == 1
 
 
 def test_random_generators_continue_where_they_were(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from qednano.errors import CheckpointError, ConfigError, NumericGuard
-from qednano.training.engine import LossTerms
+from qednano.training.engine import Interrupted, LossTerms
 from qednano.training.export import checkpoint_weights
 from qednano.training.lora import LoraConfig
 from qednano.training.model import PolicyOptions, load_policy
@@ -24,6 +25,7 @@ from tests.training.engine_steps import STEPS, main, new_engine, nll, run_step, 
 STAGES = ("0:fp32", "1:fp32", "2:fp32", "3:fp32")
 BF16 = ("1:bf16", "3:bf16")
 LORA = ("0:fp32:lora", "3:fp32:lora")
+BF16_LORA = ("1:bf16:lora", "3:bf16:lora")
 SEQUENCE = ("0:fp32:sequence", "3:fp32:sequence:offload")  # two ranks share each row
 
 
@@ -76,7 +78,7 @@ def test_a_step_does_not_depend_on_micro_batches_and_equals_plain_torch(model_fo
 def by_ranks(model_folder, tmp_path_factory) -> dict[int, Path]:
     """Weights after the steps by one and by two real processes, for every ZeRO stage; each also resumes exactly."""
     folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
-    variants = (*STAGES, *BF16, *LORA)
+    variants = (*STAGES, *BF16, *LORA, *BF16_LORA)
     main(str(model_folder), str(folders[1]), *variants)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     subprocess.run(
@@ -132,7 +134,7 @@ def test_adapters_train_alike_everywhere_and_leave_the_other_weights_alone(by_ra
                 torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("variant", [*STAGES, "3:bf16", *LORA])
+@pytest.mark.parametrize("variant", [*STAGES, "3:bf16", *LORA, "3:bf16:lora"])
 def test_a_checkpoint_continues_on_another_number_of_ranks_and_another_stage(by_ranks, model_folder, variant):
     """Two ranks wrote it; one takes it up, at the stage it was written with and at another, and goes on as they did."""
     _, expected = read(by_ranks[2] / f"{variant}.safetensors")
@@ -180,7 +182,7 @@ def test_adapters_that_fit_no_layer_are_refused(model_folder):
         load_policy(model_folder, dtype=torch.float32, options=options)
 
 
-@pytest.mark.parametrize("variant", ["0:fp32", "1:fp32", "2:fp32", "3:fp32", "1:bf16"])
+@pytest.mark.parametrize("variant", ["0:fp32", "1:fp32", "2:fp32", "3:fp32", "1:bf16", "3:bf16"])
 def test_one_bad_gradient_refuses_the_whole_step_at_every_stage(model_folder, variant):
     """A gradient that isn't finite in one parameter group must not let the other group's weights move."""
     engine = variant_engine(model_folder, variant)
@@ -222,6 +224,68 @@ def test_infinite_loss_with_finite_gradients_is_skipped_too(model_folder):
     )
     assert not report.applied
     assert all(torch.equal(weight, before[name]) for name, weight in engine.weights().items())
+
+
+@pytest.mark.parametrize("variant", ["0:fp32", "2:fp32", "3:bf16:lora"])
+def test_a_step_given_up_half_way_leaves_what_was_before_it(model_folder, tmp_path, monkeypatch, variant):
+    monkeypatch.setattr("qednano.training.engine.ASK_SECONDS", 0.0)
+    engine, whole = (variant_engine(model_folder, variant) for _ in range(2))
+    for each in (engine, whole):
+        run_step(each, step_documents(0))
+    batches = engine.micro_batches(step_documents(1), sequence_length=64, micro_batch_tokens=64)
+    answers = iter([False, True])
+    with pytest.raises(Interrupted):
+        engine.train_step(batches, nll, lambda: next(answers))
+    with pytest.raises(Interrupted):
+        engine.mean_loss(batches, lambda: True)
+    save(engine, tmp_path / "checkpoint")
+    again = variant_engine(model_folder, variant)
+    again.load(tmp_path / "checkpoint")
+    assert again.step == 1
+    for each in (again, whole):
+        assert run_step(each, step_documents(1)).applied
+    expected = whole.weights()
+    assert all(torch.equal(weight, expected[name]) for name, weight in again.weights().items())
+
+
+def test_whether_to_give_up_is_not_asked_in_steps_that_end_soon(model_folder):
+    engine, asked = new_engine(model_folder), []
+    batches = engine.micro_batches(step_documents(0), sequence_length=64, micro_batch_tokens=64)
+    assert len(batches) > 2
+    for _ in range(2):
+        engine.train_step(batches, nll, lambda: asked.append(engine.step))
+    assert set(asked) == {0}  # of the first step nobody knows yet how long it takes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_positions_far_out_are_as_exact_in_bf16(model_folder, precision):
+    """Rotary frequencies rounded to bf16 would turn a query at 50,000 by 100 radians too many."""
+    rotary = new_engine(model_folder, 1, precision).policy.causal_lm.model.rotary_emb
+    assert rotary.inv_freq.dtype == torch.float32
+    torch.testing.assert_close(
+        rotary.inv_freq, rotary.compute_default_rope_parameters(rotary.config)[0], rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("variant", ["0:fp32", "3:fp32"])
+def test_a_head_of_its_own_weights_is_trained_and_exported(model_folder, tmp_path, variant):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, tie_word_embeddings=False)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0).clone())
+    shutil.copytree(model_folder, tmp_path / "untied")
+    model.save_pretrained(tmp_path / "untied")
+    engine = variant_engine(tmp_path / "untied", variant)
+    run_step(engine, step_documents(0))
+    engine.export(tmp_path / "untied", tmp_path / "out")
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert not torch.equal(trained.lm_head.weight, model.lm_head.weight)
+    assert not torch.equal(trained.lm_head.weight, trained.model.embed_tokens.weight)
+    batch = collate(step_documents(1)[:1])
+    with torch.no_grad():
+        logits = torch.log_softmax(trained(input_ids=batch.input_ids).logits[0], -1)
+    found, _ = engine.logprobs(batch)
+    torch.testing.assert_close(logits[batch.predictors, batch.targets], found, rtol=0, atol=1e-5)
 
 
 def test_export_is_a_plain_model_folder(model_folder, tmp_path):

@@ -25,10 +25,23 @@ def test_each_solution_is_an_example_and_ends_with_eos(split, tokenizer):
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": problem}], add_generation_prompt=True, return_dict=False
     )
-    assert example.tokens[: example.prompt_length] == asked
-    answer = example.tokens[example.prompt_length :]
+    assert list(example.tokens[: example.prompt_length]) == asked
+    answer = list(example.tokens[example.prompt_length :])
     assert answer[-1] == tokenizer.eos_token_id and answer.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(answer[:-1]) == solution
+
+
+def test_a_token_takes_four_bytes_and_the_tokenizer_is_never_given_a_whole_dataset(tokenizer, monkeypatch):
+    given, call = [], type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer), "__call__", lambda self, texts, **how: given.append(len(texts)) or call(self, texts, **how)
+    )
+    found = tokenise([Pair(f"Prove {n}.", f"So {n}.") for n in range(1000)], tokenizer, 64)
+    assert len(found.items) == 1000 and max(given) <= 256 and sum(given) == 2000
+    assert all(memoryview(item.tokens).nbytes == 4 * len(item.tokens) for item in found.items)
+    assert [tokenizer.decode(list(item.tokens[item.prompt_length : -1])) for item in found.items[254:258]] == [
+        f"So {n}." for n in range(254, 258)
+    ]
 
 
 def test_what_a_template_writes_after_the_end_carries_no_loss(tokenizer):
@@ -106,7 +119,7 @@ def test_reasoning_is_learned_with_the_proof(tokenizer, template):
     if template == "thinks":  # like Qwen3-Thinking's: a place for reasoning, and a prompt that already opens it
         other.chat_template = THINKING
     (example,) = tokenise([Pair("Prove 1 | 2.", "So 1 | 2.", "2 = 2 1")], other, 256).items
-    answer = other.decode(example.tokens[example.prompt_length : -1])
+    answer = other.decode(list(example.tokens[example.prompt_length : -1]))
     opening = "" if template == "thinks" else "<think>\n"
     assert answer == f"{opening}2 = 2 1\n</think>\n\nSo 1 | 2."
     assert example.tokens[-1] == other.eos_token_id

@@ -71,24 +71,29 @@ def test_gradients_agree_with_finite_differences():
         assert float(grad[0, 0]) == pytest.approx(float(moved[0] - moved[1]) / (2 * step), abs=1e-4)
 
 
-def test_no_tensor_of_tokens_by_vocabulary_is_made():
+@pytest.mark.parametrize("linear", [False, True])
+def test_no_tensor_of_tokens_by_vocabulary_is_made_and_entropy_takes_no_pass_of_its_own(linear):
     tokens, vocabulary, chunk = 512, 4096, 16
-    largest = 0
+    largest = products = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
+            nonlocal largest, products
             out = func(*args, **(kwargs or {}))
+            products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
             for tensor in out if isinstance(out, tuple | list) else [out]:
                 if isinstance(tensor, torch.Tensor):
                     largest = max(largest, tensor.numel())
             return out
 
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(vocabulary, 8, requires_grad=True)
+    targets, coefficients = torch.zeros(tokens, dtype=torch.long), torch.ones(tokens) if linear else None
     with Watch():
-        logprobs, entropy = chunked_logprobs(hidden, weight, torch.zeros(tokens, dtype=torch.long), 1.0, chunk)
-        (logprobs + entropy).sum().backward()
+        logprobs, entropy = chunked_logprobs(hidden, weight, targets, 1.0, chunk, coefficients)
+        (logprobs if linear else logprobs + entropy).sum().backward()
     assert largest <= max(chunk * vocabulary, weight.numel())
+    # logits, and the gradients by hidden and by the weight; where these are not made along, logits once more
+    assert products == (tokens // chunk) * (3 if linear else 4)
 
 
 def test_no_tokens_give_no_logprobs_and_zero_gradients():

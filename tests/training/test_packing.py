@@ -31,6 +31,12 @@ def test_best_fit_beats_order_of_arrival():
     assert len(pack(sizes, 128)) <= 1.02 * sum(sizes) / 128 + 1
 
 
+def test_a_search_for_room_costs_no_more_in_a_longer_row():
+    """It once went through every number of tokens that may be left: seconds a step with rows of 49,152."""
+    sizes = lengths(2, 3000)
+    assert sorted(index for row in pack(sizes, 1 << 40) for index in row) == list(range(3000))
+
+
 def test_a_document_longer_than_a_row_is_named():
     with pytest.raises(DataError, match="document 1 has 11 tokens.*sequenceLength"):
         pack([5, 11], 10)
