@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from qednano.api.sftrun import InitialModel
 from qednano.artifacts import staging
 from qednano.errors import DataError
 from qednano.job import JobContext, Outcome, job
-from qednano.training.engine import negative_log_likelihood
+from qednano.training.engine import Interrupted, negative_log_likelihood
 from qednano.training.examples import (
     DataOrder,
     Example,
@@ -111,9 +112,10 @@ def prepare(context: JobContext, spec: SFTRunSpec, texts: Texts, model_folder: P
         sum(each.left_out for each in found),
         [length for each in found for length in each.lengths],
     )
-    numbers = together.statistics()
+    sources = [Source(len(each.items), weight) for each, (_, weight) in zip(found, texts.sources, strict=True)]
+    numbers = together.statistics() | {"tokensPerEpoch": tokens_per_epoch(found, sources)}
     log.info(
-        "%(proofs)d proofs, %(tokensPerEpoch)d tokens; lengths: median %(lengthMedian)d, 95 %% %(length95)d, "
+        "%(proofs)d proofs, %(tokensPerEpoch)d tokens an epoch; lengths: median %(lengthMedian)d, 95 %% %(length95)d, "
         "longest %(lengthMax)d",
         numbers,
     )
@@ -128,11 +130,22 @@ def prepare(context: JobContext, spec: SFTRunSpec, texts: Texts, model_folder: P
         [len(example.tokens) for example in together.items],
         spec.trainer.batch_tokens,
         spec.seed,
-        [Source(len(each.items), weight) for each, (_, weight) in zip(found, texts.sources, strict=True)],
+        sources,
         spec.trainer.epochs,
     )
-    validation = tokenise(texts.validation, tokenizer, limit).items if texts.validation else []
-    return Lessons(together.items, order, validation, numbers)
+    validation = tokenise(texts.validation, tokenizer, limit) if texts.validation else Examples([], 0, 0, [])
+    if validation.truncated or validation.left_out:
+        log.warning(
+            "of the proofs that validate, %d were cut to %d tokens and %d left out: the validation loss is of the rest",
+            validation.truncated, limit, validation.left_out,
+        )  # fmt: skip
+    return Lessons(together.items, order, validation.items, numbers)
+
+
+def tokens_per_epoch(found: Sequence[Examples], sources: Sequence[Source]) -> int:
+    """Tokens of an epoch on average, since each source is shown by its weight."""
+    shown = (each.tokens * source.per_epoch / source.count for each, source in zip(found, sources, strict=True))
+    return round(sum(shown))
 
 
 def _initial_model(context: JobContext, init: InitialModel, seed: int) -> Path:
@@ -162,22 +175,29 @@ class Course:
 
     def __init__(self, session: Session, lessons: Lessons, spec: SFTRunSpec) -> None:
         self.session, self.engine, self.lessons, self.spec = session, session.engine, lessons, spec
-        self.seen = 0
+        self.seen = self._saved = self._validated = 0  # proofs; the step that is saved, and the one last measured
         self.loss = self.validation_loss = float("nan")
 
     def run(self) -> Outcome:
         """Train to the last step and leave the artifact. Raises Stopped after saving."""
         self._resume()
         total = self.session.total_steps
-        while self.engine.step < total:
-            self._step()
-            stop = self.session.stop_requested()
-            if self._validates():
+        try:
+            if self._validates() and self._validated < self.engine.step:  # a stop came before it was measured
                 self._validate()
-            if self.session.due() or stop or self.engine.step == total:
-                self._save(wait=stop or self.engine.step == total)
-            if stop and self.engine.step < total:
-                raise self.session.stopped()
+                self._save()
+            while self.engine.step < total:
+                self._step()
+                if self.session.stop_requested() and self.engine.step < total:
+                    raise Interrupted
+                if self._validates():
+                    self._validate()
+                if self.session.due() or self.engine.step == total:
+                    self._save()
+        except Interrupted:  # first of all save: what is still to be measured can wait for the next attempt
+            if self._saved != self.engine.step:
+                self._save()
+            raise self.session.stopped() from None
         return self._finish()
 
     def _resume(self) -> None:
@@ -185,12 +205,13 @@ class Course:
         if checkpoint is not None:
             self.seen, self.loss = checkpoint.state["seen"], checkpoint.state["loss"]
             self.validation_loss = checkpoint.state["validationLoss"]
+            self._saved, self._validated = checkpoint.step, checkpoint.state.get("validated", checkpoint.step)
 
     def _step(self) -> None:
         began = time.monotonic()
         batch = [self.lessons.examples[index] for index in self.lessons.order.batch(self.seen)]
+        step = self.session.train(documents(batch), negative_log_likelihood, interruptible=True)
         self.seen += len(batch)
-        step = self.session.train(documents(batch), negative_log_likelihood)
         self.loss = step.loss
         extra = {"entropy": step.sums["entropy"], "epoch": self.seen / self.lessons.order.per_epoch}
         self.session.report(step, extra, time.monotonic() - began)
@@ -205,16 +226,23 @@ class Course:
 
     def _validate(self) -> None:
         batches = self.session.micro_batches(documents(self.lessons.validation))
-        self.validation_loss = self.engine.mean_loss(batches)
+        self.validation_loss = self.engine.mean_loss(batches, self.session.stop_requested)
+        self._validated = self.engine.step
         if self.engine.rank == 0:
             metrics.EVALUATION_LOSS.labels(self.session.context.role).set(self.validation_loss)
             self.session.context.reporter.update(metrics={"validationLoss": self.validation_loss})
             log.info("step %d: validation loss %.4f", self.engine.step, self.validation_loss)
 
-    def _save(self, wait: bool) -> None:
-        state = {"seen": self.seen, "loss": self.loss, "validationLoss": self.validation_loss}
-        score = -self.validation_loss if self._validates() else None
-        self.session.save(state, score=score, wait=wait)
+    def _save(self) -> None:
+        state = {
+            "seen": self.seen,
+            "loss": self.loss,
+            "validationLoss": self.validation_loss,
+            "validated": self._validated,
+        }
+        score = -self.validation_loss if self._validated == self.engine.step else None
+        self.session.save(state, score=score, wait=False)
+        self._saved = self.engine.step
 
     def _finish(self) -> Outcome:
         steps, epochs = self.engine.step, self.seen / self.lessons.order.per_epoch

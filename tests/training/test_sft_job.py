@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -94,6 +95,43 @@ def test_killed_and_stopped_and_resumed_is_the_same_as_never_interrupted_bit_for
     assert len(list((whole / "checkpoints").iterdir())) == 2
 
 
+def kept(run_dir: Path) -> dict[int, float | None]:
+    """Steps of the checkpoints that are there, with their scores."""
+    found = (run_dir / "checkpoints").glob("step-*/state.json")
+    return {int(p.parent.name.removeprefix("step-")): json.loads(p.read_text())["score"] for p in found}
+
+
+def test_stopped_again_and_again_while_it_saves_and_measures_it_keeps_the_same_best(
+    start_job, last_words, split, model_folder, tmp_path
+):
+    """A checkpoint and a measurement each step, dropout in the adapters: the stop falls into one of them."""
+    whole, broken, rng = tmp_path / "whole", tmp_path / "broken", random.Random(1)
+    wanted = config(split, steps=40, uri=str(model_folder))
+    wanted["spec"] |= {
+        "validation": {"holdOut": 40, "everySteps": 1},
+        "checkpoint": {"everySteps": 1, "keepLast": 2, "keepBest": 2},
+    }
+    wanted["spec"]["trainer"] |= {"lora": {"rank": 4, "dropout": "0.1"}, "learningRate": "3e-2"}
+    assert start_job("qednano_jobs.sft", whole, wanted).wait() == 0
+    for attempt in range(1, 4):
+        before, process = newest_step(broken), start_job("qednano_jobs.sft", broken, wanted)
+        if attempt == 2:  # before its first step: that is given up, and nothing has to be saved
+            while not (broken / "attempts" / f"{attempt:06d}.json").exists():
+                time.sleep(0.01)
+        else:
+            wait_for_step(process, broken, before + 2)
+            time.sleep(rng.random() / 5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 75
+        assert f"after step {newest_step(broken)} of 40" in last_words()["message"]
+        assert (newest_step(broken) == before) == (attempt == 2)
+    assert start_job("qednano_jobs.sft", broken, wanted).wait() == 0
+    weights = [load_file(run / "artifact" / "model" / "model.safetensors") for run in (whole, broken)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert kept(whole) == kept(broken) and None not in kept(whole).values()
+    assert [verify(run / "artifact").metrics["validationLoss"] for run in (whole, broken)] == [-kept(whole)[40]] * 2
+
+
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -161,26 +199,37 @@ def test_a_mixture_for_one_epoch_validated_with_the_best_checkpoint_kept_and_exp
     metrics = verify(run / "artifact").metrics
     examples = 360 + 360  # 180 problems with two proofs in each source, without those held out
     assert metrics["proofs"] == examples and metrics["seenProofs"] == 360 + 180
+    taught, held = hold_out(read_pairs(split), 20, seed=7)
+    once = tokenise(taught, load_tokenizer(run / "initial"), 128).tokens
+    assert metrics["tokensPerEpoch"] == pytest.approx(1.5 * once, abs=1)  # of the second source an epoch shows half
     assert metrics["validationLoss"] > 0 and metrics["truncatedProofs"] == 0 and metrics["lengthMax"] > 30
     steps = int(metrics["steps"])
-    kept = {int(p.name.removeprefix("step-")): json.loads((p / "state.json").read_text())["score"]
-            for p in (run / "checkpoints").iterdir()}  # fmt: skip
-    assert kept.keys() == {5, steps} and kept[steps] == -metrics["validationLoss"]
-    assert {p.name for p in (run / "exports").iterdir()} == {f"step-{step:06d}" for step in kept}
+    scores = kept(run)
+    assert scores.keys() == {5, steps} and scores[steps] == -metrics["validationLoss"]
+    assert {p.name for p in (run / "exports").iterdir()} == {f"step-{step:06d}" for step in scores}
 
     # The export is an ordinary model: transformers computes the loss with it that the trainer scored it by.
     folder = run / "exports" / "step-000005" / "model"
     verify(folder.parent)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = load_tokenizer(folder)
-    _, held = hold_out(read_pairs(split), 20, seed=7)
     total = count = 0.0
     for example in tokenise(held, tokenizer, 128).items:
         with torch.no_grad():
-            logits = torch.log_softmax(model(input_ids=torch.tensor([example.tokens])).logits[0], -1)
+            logits = torch.log_softmax(model(input_ids=torch.tensor([list(example.tokens)])).logits[0], -1)
         for place in range(example.prompt_length, len(example.tokens)):
             total, count = total - float(logits[place - 1, example.tokens[place]]), count + 1
-    assert total / count == pytest.approx(-kept[5], abs=1e-4)
+    assert total / count == pytest.approx(-scores[5], abs=1e-4)
+
+    # Killed between its last checkpoint and the export of it, with halves of an export and of the artifact left behind.
+    for folder in (run / "artifact", run / "exports" / f"step-{steps:06d}"):
+        shutil.rmtree(folder)
+    halves = [run / "exports" / ".tmp-step-000009-abc", run / ".tmp-artifact-abc"]
+    for half in halves:
+        half.mkdir()
+    assert start_job("qednano_jobs.sft", run, wanted).wait() == 0
+    verify(run / "exports" / f"step-{steps:06d}")
+    assert verify(run / "artifact").metrics == metrics and not any(half.exists() for half in halves)
 
 
 def test_adapters_leave_a_merged_model_the_same_each_time(start_job, split, model_folder, tmp_path):
