@@ -32,7 +32,7 @@ def test_best_fit_beats_order_of_arrival():
 
 
 def test_a_search_for_room_costs_no_more_in_a_longer_row():
-    """It once went through every number of tokens that may be left: seconds a step with rows of 49,152."""
+    """It once went through every number of tokens that may be left: 1.5 s for as many in rows of 49,152."""
     sizes = lengths(2, 3000)
     assert sorted(index for row in pack(sizes, 1 << 40) for index in row) == list(range(3000))
 

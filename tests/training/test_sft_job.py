@@ -143,8 +143,10 @@ def kill_tree(process) -> None:
     process.wait()
 
 
-def test_two_ranks_killed_while_they_write_resume_bit_for_bit_and_train_what_one_would(start_job, split, tmp_path):
-    """ZeRO-2, a checkpoint every other step: the kill falls into a write as likely as not."""
+def test_two_ranks_killed_while_they_write_resume_bit_for_bit_and_train_what_one_would(
+    start_job, last_words, split, tmp_path
+):
+    """ZeRO-2, a checkpoint every other step: the kill falls into a write as likely as not, a stop into a step."""
     steps, whole, broken = 8, tmp_path / "whole", tmp_path / "broken"
     wanted = config(split, steps)
     wanted["spec"]["trainer"] |= {"zeroStage": 2, "processes": 2}
@@ -154,6 +156,12 @@ def test_two_ranks_killed_while_they_write_resume_bit_for_bit_and_train_what_one
     wait_for_step(process, broken, 2)
     kill_tree(process)
     assert not (broken / "artifact").exists() and newest_step(broken) >= 2
+    saved, process = newest_step(broken), start_job("qednano_jobs.sft", broken, wanted, TORCHRUN)
+    while not (broken / "attempts" / "000002.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)  # torchrun tells both ranks, which agree between two micro-batches
+    assert process.wait() != 0 and last_words()["reason"] == "Stopped" and newest_step(broken) == saved
     assert start_job("qednano_jobs.sft", broken, wanted, TORCHRUN).wait() == 0
     weights = [load_file(run / "artifact" / "model" / "model.safetensors") for run in (whole, broken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
