@@ -171,9 +171,9 @@ def run(file: Path, root: Path) -> None:
 
 
 def artifact(root: Path, name: str) -> Path:
-    """The model that a run left."""
-    (found,) = [path for path in root.rglob("artifact/model") if name in path.parts[-3]]
-    return found
+    """The model that a run left; the newest, where the folder has runs of an earlier call."""
+    found = [path for path in root.rglob("artifact/model") if path.parts[-3].startswith(name)]
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def mean_scores(model: Path, texts: list[str], turns: int, seed: int) -> list[float]:
