@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ _LATER = frozenset({408, 425, 429})
 
 @dataclass
 class Draft:
-    """One answer as far as it has come; `finish_reason` is empty until it is whole."""
+    """One answer as far as it has come, the `number`-th of its group; `finish_reason` is empty until it is whole."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Draft:
     finish_reason: str = ""
     version_start: int | None = None
     version_end: int | None = None
+    number: int = 0
 
     @property
     def whole(self) -> bool:
@@ -52,6 +54,8 @@ class Draft:
         logprobs = [float(value) for value in (choice.get("logprobs") or {}).get("token_logprobs") or ()]
         if len(ids) != len(logprobs):
             raise ValueError(f"{len(ids)} token ids but {len(logprobs)} log-probs")
+        if not all(map(math.isfinite, logprobs)):
+            raise ValueError("a log-prob is not finite: its weights may be broken")
         self.token_ids += ids
         self.logprobs += logprobs
         self.text += str(choice["text"])
@@ -112,6 +116,9 @@ async def draw(
 ) -> str:
     """Fill `drafts`, all with the same tokens so far, from one server; the model that it says it serves.
 
+    Several must follow one another in their group: vLLM seeds the i-th answer of a request with its seed plus i, so
+    that each draft gets the seed of its place, whichever of the others are drawn with it.
+
     Raises RequestRefused, or Unavailable when the answer broke off (the drafts then hold what had come) or the server
     has another model than the one wanted.
     """
@@ -130,7 +137,8 @@ async def draw(
     if sampling.top_k:
         body["top_k"] = sampling.top_k
     if sampling.seed is not None:
-        body["seed"] = (sampling.seed + len(done)) % _SEEDS  # the same seed would repeat the draws of the first part
+        # the same seed would repeat the draws of the first part
+        body["seed"] = (sampling.seed + drafts[0].number + len(done)) % _SEEDS
     limits = aiohttp.ClientTimeout(total=timeout, sock_connect=10)
     try:
         async with session.post(f"{url}/v1/completions", json=body, timeout=limits) as answer:

@@ -59,29 +59,39 @@ class Rollouts:
         Raises RequestRefused, or Unavailable when nobody can answer.
         """
         started = time.monotonic()
-        drafts = [Draft() for _ in range(n)]
-        model = ""
-        failures = 0
-        while begun := _alike([draft for draft in drafts if not draft.whole]):
-            found = await asyncio.gather(
-                *(self._draw(prompt_ids, sampling, part) for part in begun), return_exceptions=True
-            )
-            for result in found:
-                if isinstance(result, str):
-                    model = result
-                elif not isinstance(result, Unavailable):
-                    raise result
-            broken = [result for result in found if isinstance(result, Unavailable)]
-            failures += bool(broken)
-            if failures >= _FAILURES:  # time says nothing: an answer may take hours before its server dies
-                raise Unavailable(f"no server answered a request in {failures} tries; the last: {broken[-1]}")
-            if broken:
-                self._count_moved(drafts)
-            _end_full(drafts, sampling.max_tokens)
+        drafts = [Draft(number=number) for number in range(n)]
+        model = await self._finish(prompt_ids, sampling, drafts)
         return drawn(drafts, time.monotonic() - started, model)
 
-    async def _draw(self, prompt_ids: Sequence[int], sampling: SamplingParams, drafts: Sequence[Draft]) -> str:
+    async def _finish(
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, drafts: Sequence[Draft], failures: int = 0
+    ) -> str:
+        """Bring drafts with the same tokens so far to their end; the model that the last of them is from.
+
+        When their server dies each goes on as soon as there is another, and waits for none of the others.
+        """
         server = await self.pool.wait(self._patience, self._waiting)
+        try:
+            return await self._draw(server, prompt_ids, sampling, drafts)
+        except Unavailable as error:
+            failures += 1
+            if failures >= _FAILURES:  # time says nothing: an answer may take hours before its server dies
+                raise Unavailable(f"no server answered a request in {failures} tries; the last: {error}") from None
+        _end_full(drafts, sampling.max_tokens)
+        left = [draft for draft in drafts if not draft.whole]
+        metrics.MOVED_SAMPLES.inc(len(left))
+        metrics.KEPT_TOKENS.inc(sum(len(draft.token_ids) for draft in left))
+        going_on = (self._finish(prompt_ids, sampling, part, failures) for part in _alike(left))
+        model = ""
+        for result in await asyncio.gather(*going_on, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            model = result
+        return model
+
+    async def _draw(
+        self, server: ServerRecord, prompt_ids: Sequence[int], sampling: SamplingParams, drafts: Sequence[Draft]
+    ) -> str:
         before = [len(draft.token_ids) for draft in drafts]
         try:
             async with self.pool.busy(server):
@@ -123,12 +133,6 @@ class Rollouts:
         if now >= self._look_again:
             self._live, self._look_again = {record.url for record in self.pool.servers()}, now + WATCH_SECONDS
         return self._live
-
-    @staticmethod
-    def _count_moved(drafts: Sequence[Draft]) -> None:
-        moved = [draft for draft in drafts if not draft.whole]
-        metrics.MOVED_SAMPLES.inc(len(moved))
-        metrics.KEPT_TOKENS.inc(sum(len(draft.token_ids) for draft in moved))
 
     async def tokenise(self, problem: str) -> Prompt:
         """The problem as the user's turn, through the model's chat template."""
@@ -173,9 +177,15 @@ class Rollouts:
 
 
 def _alike(drafts: Sequence[Draft]) -> list[list[Draft]]:
-    """Drafts by request: those without a token share one, the others each go on from their own tokens."""
-    fresh = [draft for draft in drafts if not draft.token_ids]
-    return ([fresh] if fresh else []) + [[draft] for draft in drafts if draft.token_ids]
+    """Drafts by request: neighbours without a token share one, the others each go on from their own tokens."""
+    parts: list[list[Draft]] = []
+    for draft in drafts:
+        last = parts[-1][-1] if parts else None
+        if last and not (last.token_ids or draft.token_ids) and draft.number == last.number + 1:
+            parts[-1].append(draft)
+        else:
+            parts.append([draft])
+    return parts
 
 
 def _end_full(drafts: Sequence[Draft], max_tokens: int) -> None:
