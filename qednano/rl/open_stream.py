@@ -22,6 +22,6 @@ def open_stream(spec: RLRunSpec, context: JobContext) -> SampleStream:
     name = f"{config.namespace}/{config.name}/{config.uid}"
     if not asked.url:
         own = wait_for_address(context.run_dir, context.stopping)
-        return RedisStream(own.url, name, password=own.password)
+        return RedisStream(own.url, name, password=own.password, stop=context.stopping)
     password = secret(asked.password, "spec.stream.redis.password", os.environ) if asked.password else ""
-    return RedisStream(asked.url, name, username=asked.username, password=password)
+    return RedisStream(asked.url, name, username=asked.username, password=password, stop=context.stopping)

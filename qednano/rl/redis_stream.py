@@ -17,9 +17,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import redis
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.retry import Retry
 
-from qednano.errors import ConfigError, Unavailable
+from qednano.errors import ConfigError, Stopped, Unavailable
 from qednano.rl.stream import Group, decode, encode
 
 log = logging.getLogger(__name__)
@@ -60,10 +62,20 @@ return 1
 
 
 class RedisStream:
-    """The stream of the run `name` in a Redis server. Blocking; safe to use from several threads."""
+    """The stream of the run `name` in a Redis server. Blocking; safe to use from several threads.
+
+    A server that is away is waited for, until `stop` is set: then whatever waits raises Stopped.
+    """
 
     def __init__(
-        self, url: str, name: str, *, username: str = "", password: str = "", patience: float = PATIENCE_SECONDS
+        self,
+        url: str,
+        name: str,
+        *,
+        username: str = "",
+        password: str = "",
+        patience: float = PATIENCE_SECONDS,
+        stop: threading.Event | None = None,
     ) -> None:
         self._client: Any = redis.Redis.from_url(
             url,
@@ -72,8 +84,10 @@ class RedisStream:
             socket_timeout=30.0,
             socket_connect_timeout=5.0,
             decode_responses=False,
+            # not behind our back: what a server knows after a restart has to be asked
+            retry=Retry(NoBackoff(), 0),
         )
-        self._where, self._patience = url, patience
+        self._where, self._patience, self._stop = url, patience, stop or threading.Event()
         # in braces: all keys of a run lie on one node of a cluster
         self._groups, self._decided, self._counters = keys = [
             f"qednano:{{{name}}}:{part}" for part in ("groups", "decided", "counters")
@@ -111,24 +125,29 @@ class RedisStream:
         self, after: str | None, stop: threading.Event, timeout: float | None = None, held: int = 0
     ) -> tuple[str, Group] | None:
         """The next group after `after`, in publish order; waits for it."""
-        self._mark(_number(after), held)
-        start = max(_number(after), self._acknowledged)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not stop.is_set():
-            left = _BLOCK_SECONDS if deadline is None else min(_BLOCK_SECONDS, deadline - time.monotonic())
-            milliseconds = max(1, int(1000 * left))
-            found = self._ask(
-                lambda wait=milliseconds: self._client.xread({self._groups: f"{start}-0"}, count=1, block=wait)
-            )
-            if found:
-                identity, fields = found[0][1][0]
-                position = _position(int(identity.split(b"-")[0]))
-                group = decode(fields[b"group"], f"entry {identity.decode()} of {self._groups} in {self._where}")
-                self._mark(_number(position), held + 1)
-                return position, group
-            if deadline is not None and time.monotonic() >= deadline:
-                return None
+        try:
+            while not stop.is_set():
+                self._mark(_number(after), held)  # each time: a server may have come back with less than it knew
+                if (taken := self._next(max(_number(after), self._acknowledged), deadline)) is not None:
+                    self._mark(_number(taken[0]), held + 1)
+                    return taken
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+        except Stopped:
+            pass
         return None
+
+    def _next(self, number: int, deadline: float | None) -> tuple[str, Group] | None:
+        """The group behind that number, once it is there; None after a moment."""
+        left = _BLOCK_SECONDS if deadline is None else min(_BLOCK_SECONDS, deadline - time.monotonic())
+        wait = max(1, int(1000 * left))
+        found = self._ask(lambda: self._client.xread({self._groups: f"{number}-0"}, count=1, block=wait))
+        if not found:
+            return None
+        identity, fields = found[0][1][0]
+        group = decode(fields[b"group"], f"entry {identity.decode()} of {self._groups} in {self._where}")
+        return _position(int(identity.split(b"-")[0])), group
 
     def acknowledge(self, position: str) -> None:
         """Everything up to and including `position` is in a checkpoint: forget samples, remember ids."""
@@ -162,7 +181,8 @@ class RedisStream:
                         f"Redis at {self._where} did not answer for {waited:.0f} s: {error}; look at its logs"
                     ) from None
                 log.warning("Redis at %s does not answer, trying again: %s", self._where, error)
-                time.sleep(wait)
+                if self._stop.wait(wait):
+                    raise Stopped(f"asked to stop while Redis at {self._where} did not answer") from None
                 wait = min(_LONGEST_WAIT, 2 * wait)
 
 

@@ -118,18 +118,23 @@ class FileStream:
         self._last_taken: str | None = None
         self._lock = threading.Lock()
         self._decided: dict[str, str] | None = None  # group id -> position, "" when discarded
+        self._known = 0  # the newest position whose group is among them
 
     # -- publisher -------------------------------------------------------------------------------------------
 
     def publish(self, group: Group) -> str:
         """Append the group and return its position; a group id already decided is not written again."""
         with self._lock:
-            decided = self._load_decided()
-            if group.id in decided:
-                return decided[group.id]
-            position = self._write(group)
-            decided[group.id] = position
-            return position
+            while True:
+                newest = _sequence(self.last_published())
+                if newest > self._known:  # another publisher has been here
+                    self._decided = None
+                decided = self._load_decided()
+                if group.id in decided:
+                    return decided[group.id]
+                if self._write(group, newest + 1):
+                    decided[group.id], self._known = _position(newest + 1), newest + 1
+                    return decided[group.id]
 
     def discard(self, group_id: str) -> None:
         """Remember that this group was decided against (zero variance, too stale), so a restart skips it."""
@@ -210,22 +215,21 @@ class FileStream:
 
     # -- the folder ------------------------------------------------------------------------------------------
 
-    def _write(self, group: Group) -> str:
-        number = _sequence(self.last_published()) + 1
-        while True:
-            position = _position(number)
-            temporary = self.folder / f".{position}.{uuid.uuid4().hex}.tmp"
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(encode(group))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(temporary, self.folder / f"{position}.json")
-                return position
-            except FileExistsError:  # another publisher took this position
-                number += 1
-            finally:
-                temporary.unlink(missing_ok=True)
+    def _write(self, group: Group, number: int) -> bool:
+        """Whether the group is at that position now; False when another publisher has taken it."""
+        position = _position(number)
+        temporary = self.folder / f".{position}.{uuid.uuid4().hex}.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(encode(group))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, self.folder / f"{position}.json")
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
 
     def _sequence_numbers(self) -> list[int]:
         names = (entry.name for entry in os.scandir(self.folder))
@@ -237,6 +241,7 @@ class FileStream:
 
     def _load_decided(self) -> dict[str, str]:
         if self._decided is None:
+            self._known = _sequence(self.last_published())
             decided = dict.fromkeys(_read_lines(self._discarded_log), "")
             for number in self._sequence_numbers():
                 path = self.folder / f"{_position(number)}.json"

@@ -8,6 +8,7 @@ the actor's business.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qednano import metrics
-from qednano.errors import DataError
+from qednano.errors import DataError, Stopped
 from qednano.rl import weights
 from qednano.rl.advantages import advantages
 from qednano.rl.broadcast import Broadcaster
@@ -287,11 +288,15 @@ class Trainer:
 
     def _acknowledge(self, position: str | None) -> None:
         if self.engine.rank == 0 and position is not None:
-            self.source.acknowledge(position)
+            with contextlib.suppress(Stopped):  # the stream is away as we have to end: the next attempt tells it
+                self.source.acknowledge(position)
 
 
 def _policy_metrics(sums: dict[str, float], ratios: Sequence[Tensor]) -> dict[str, float]:
-    count = max(1.0, sums["count"])
+    """Shown and exported means over the step's tokens; nothing where no sample could move the policy."""
+    count = sums["count"]
+    if not count:
+        return {}
     share = {name: sums[name] / count for name in ("entropy", "clipped", "behaviourKl", "referenceKl") if name in sums}
     effective = sums["ratio"] ** 2 / max(1e-12, count * sums["ratio2"])
     metrics.ENTROPY.set(share["entropy"])

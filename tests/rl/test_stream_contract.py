@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qednano.errors import ConfigError, Unavailable
+from qednano.errors import ConfigError, Stopped, Unavailable
 from qednano.rl.redis_stream import RedisStream
 from qednano.rl.stream import FileStream, Group, Sample, SampleStream
 from tests.rl.redis_server import RedisServer
@@ -189,6 +190,36 @@ def test_two_publishers_never_share_a_position(opened):
     assert len(ids) == 40
 
 
+def test_a_group_that_two_publishers_have_is_there_once(opened):
+    """An actor that was taken for dead, and its successor: both had read what was decided before either published."""
+    first, second = opened(), opened()
+    assert first.decided() == second.decided() == set()
+    positions = [first.publish(group("a")), second.publish(group("b")), first.publish(group("c"))]
+    assert [second.publish(group(name, samples=5)) for name in "abc"] == positions
+    assert [first.publish(group(name, samples=5)) for name in "abc"] == positions
+    consumer, seen, position = opened(), [], None
+    while (taken := take(consumer, position, timeout=0.05)) is not None:
+        position = taken[0]
+        seen.append(taken[1])
+    assert seen == [group(name) for name in "abc"]
+
+
+def test_two_publishers_of_the_same_groups_at_once_leave_each_once(opened):
+    streams = [opened(), opened()]
+    threads = [
+        threading.Thread(target=lambda s=s: [s.publish(group(f"g{number}")) for number in range(30)]) for s in streams
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    position, ids = None, []
+    while (taken := take(streams[0], position, timeout=0.05)) is not None:
+        position = taken[0]
+        ids.append(taken[1].id)
+    assert sorted(ids) == sorted(f"g{number}" for number in range(30))
+
+
 # -- what only a server can do --------------------------------------------------------------------------------------
 
 
@@ -231,3 +262,42 @@ def test_numbers_that_a_server_lost_are_not_given_again(redis_server):
     assert take(stream, position, timeout=0.01) is None
     assert stream.publish(group("b")) > position
     assert take(stream, position)[1].id == "b"
+
+
+def test_a_consumer_that_waits_goes_on_with_a_server_that_came_back_without_anything(tmp_path):
+    """Nobody sees the restart but by the broken connection: it takes a tenth of a second."""
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        publisher, consumer = (RedisStream(server.url, "r", password="secret", patience=20) for _ in range(2))
+        position = None
+        for name in "abcdef":
+            publisher.publish(group(name))
+        for _ in "abcdef":
+            position, _ = take(consumer, position)
+        found: list = []
+        waiting = threading.Thread(target=lambda: found.append(take(consumer, position, timeout=20)), daemon=True)
+        waiting.start()
+        time.sleep(0.1)
+        server.kill()
+        shutil.rmtree(tmp_path / "appendonlydir")
+        server.start()
+        time.sleep(0.5)  # the consumer has asked again
+        publisher.publish(group("g"))
+        assert publisher.backlog()[0] <= 1, "nothing that only seems to wait keeps the publisher back"
+        waiting.join(10)
+        assert found and found[0][1].id == "g" and found[0][0] > position
+    finally:
+        server.kill()
+
+
+def test_who_waits_for_a_server_that_is_away_can_be_stopped():
+    stop = threading.Event()
+    stream = RedisStream("redis://127.0.0.1:1/0", "r", patience=600, stop=stop)
+    threading.Timer(0.3, stop.set).start()
+    began = time.monotonic()
+    assert stream.consume(None, stop, None) is None, "so that the trainer saves what it has"
+    for ask in (lambda: stream.publish(group("a")), lambda: stream.acknowledge(f"{1:012d}"), stream.backlog):
+        with pytest.raises(Stopped, match=r"127\.0\.0\.1:1/0"):
+            ask()
+    assert time.monotonic() - began < 10

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from qednano import metrics
 from qednano.artifacts import verify
 from qednano.errors import DataError
 from qednano.rl.losses import LossConfig
+from qednano.rl.own_redis import Address, tell_address
 from qednano.rl.stream import FileStream, Group, Sample
-from qednano.rl.trainer import Reader, TrainerConfig, step_documents
+from qednano.rl.trainer import Reader, TrainerConfig, _policy_metrics, step_documents
 from qednano.rl.weights import latest
 from qednano.training.model import load_policy
 from qednano.training.packing import Document, collate
@@ -110,6 +112,12 @@ def test_a_stop_ends_the_wait(tmp_path):
     stop = threading.Event()
     stop.set()
     assert Reader(FileStream(tmp_path), stop).gather(1, 0, 2) is None
+
+
+def test_a_step_in_which_nothing_could_move_the_policy_says_nothing_of_it():
+    metrics.ENTROPY.set(1.5)
+    assert _policy_metrics({"count": 0.0, "ratio": 0.0, "ratio2": 0.0, "entropy": 0.0}, []) == {}
+    assert metrics.ENTROPY._value.get() == 1.5, "an entropy of 0 would look like a collapse"
 
 
 # -- the job ---------------------------------------------------------------------------------------------------------
@@ -208,6 +216,21 @@ def test_groups_are_used_exactly_once_though_the_trainer_is_killed_and_stopped(
     weights = [load_file(run / "artifact" / "model" / "model.safetensors") for run in (whole, broken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not list((broken / "stream").glob("*.json"))
+
+
+def test_a_trainer_whose_stream_is_away_saves_and_ends_when_it_is_asked_to(
+    start_job, last_words, model_folder, tmp_path
+):
+    run_dir, asked = tmp_path / "run", config(model_folder)
+    asked["spec"]["stream"] = {"redis": {}}
+    tell_address(run_dir, Address("127.0.0.1", 1, "nobody is there"))
+    process = start_job("qednano_jobs.rl_trainer", run_dir, asked)
+    wait_for(lambda: latest(run_dir) is not None, process)
+    time.sleep(1)  # it waits for the first group
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 75
+    assert "stopped after step 0 of 6, which is saved" in last_words()["message"]
+    assert checkpoint_at(run_dir, 0)()
 
 
 def test_rewarded_tokens_become_likelier(start_job, model_folder, groups, tmp_path):
