@@ -16,6 +16,7 @@ from qednano.data.schema import ProblemRow
 from qednano.errors import QedError, Unavailable
 from qednano.grading.attacks import ATTACKS
 from qednano.grading.interface import Failure, Grade, Grader
+from qednano.grading.jsonable import jsonable, writable
 from qednano.grading.submission import submitted
 
 
@@ -52,7 +53,7 @@ class Guarded:
     async def _grade(self, problem: ProblemRow, proof: str, cut_off: bool) -> Grade:
         try:
             async with asyncio.timeout(self.timeout):
-                return await self.grader.grade(problem, proof, cut_off=cut_off)
+                return _plain(await self.grader.grade(problem, proof, cut_off=cut_off))
         except TimeoutError:
             return Grade(None, f"no grade within {self.timeout:g} s", failure=Failure.TIMEOUT)
         except Unavailable as error:
@@ -70,3 +71,9 @@ class Guarded:
         self._successes += canary.score > 0
         metrics.GRADER_CANARIES.labels("succeeded" if canary.score > 0 else "resisted").inc()
         metrics.GRADER_CANARY_SUCCESS.set(self._successes / self._canaries)
+
+
+def _plain(grade: Grade) -> Grade:
+    """The grade in plain types and writable text, so that no row or sample of it can fail to be written."""
+    score = grade.score if grade.score is None or type(grade.score) in (int, float) else float(grade.score)
+    return replace(grade, score=score, reason=writable(grade.reason), details=jsonable(grade.details))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
+
 from qednano.errors import Unavailable
 from qednano.grading.interface import Grade
 from qednano.llm.budget import BudgetSpent
@@ -40,3 +42,23 @@ class Deaf:
 
 
 def nothing() -> None: ...
+
+
+class Careless:
+    """What anybody's code may hand back: numbers of numpy, quotes that no file can hold, objects of its own."""
+
+    name = "careless"
+
+    def __init__(self, way: str = "odd") -> None:
+        self.way = way
+
+    async def grade(self, problem, proof, *, cut_off=False):
+        if self.way == "bare":
+            return 3.0
+        details = {
+            1: np.int64(2), "half": np.float32(0.5), "none": float("nan"), "quote": "\ud835", "set": {"x"},
+            "own": Fixed, "deep": [{"a": (1, None, True)}],
+        }  # fmt: skip
+        return Grade(np.float32(3.0), "they write \ud835", details)
+
+    async def close(self): ...

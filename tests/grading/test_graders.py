@@ -193,6 +193,28 @@ async def test_an_error_or_a_long_wait_of_a_grader_is_no_grade():
     assert (await slow.grade(problem(None), "x")).failure is Failure.TIMEOUT
 
 
+async def test_whatever_a_grader_hands_back_can_be_written():
+    """A row or a sample that can't would end the run."""
+    careless = grader_for(GraderSpec.model_validate({**own("Careless"), "canaryPercent": 100}))
+    grade = await careless.grade(problem(None), "x")
+    assert (grade.score, type(grade.score), grade.reason) == (3.0, float, "they write ?")
+    told = grade.details
+    assert json.loads(json.dumps(told, allow_nan=False).encode()) == told
+    assert (told["1"], told["half"], told["none"], told["quote"], told["set"]) == (2, 0.5, "nan", "?", ["x"])
+    assert told["deep"] == [{"a": [1, None, True]}] and "Fixed" in told["own"]
+    bare = grader_for(GraderSpec.model_validate(own("Careless", way="bare")))
+    assert (await bare.grade(problem(None), "x")).failure is Failure.ERROR
+
+
+async def test_a_judge_that_is_led_to_quote_half_a_character_does_not_end_the_run():
+    """Its verdict is JSON, which may name such a half; no file can hold one."""
+    spec = GraderSpec.model_validate({"rubric": {"model": ENDPOINT}})
+    judge = FakeModel(lambda m: said(m, 2, assessment="They write \ud835.", errors=["\ud800"]))
+    grade = await grader_for(spec, {"rubric/model": judge}).grade(problem(None), "an honest try")
+    assert grade.score == 2 and grade.reason == "They write ?."
+    json.dumps(grade.details, ensure_ascii=False).encode()
+
+
 async def test_a_spent_budget_is_for_the_run_to_decide():
     spent = grader_for(GraderSpec.model_validate(own("Fixed", score="-3")))
     with pytest.raises(BudgetSpent):
