@@ -56,11 +56,19 @@ def config_of(spec: RLRunSpec) -> ActorConfig:
             flatten_partial=algorithm.flatten_partial,
         ),
         sampling=SamplingParams(sampling.max_tokens, float(sampling.temperature), float(sampling.top_p)),
-        max_model_length=spec.rollout.max_model_length,
+        max_model_length=longest(spec),
         seed=spec.seed,
         pass_score=spec.curriculum.pass_score,
         groups_per_visit=spec.reasoning_cache.states_per_problem if spec.reasoning_cache else 1,
     )
+
+
+def longest(spec: RLRunSpec) -> int:
+    """Tokens of a prompt and its completion at most: what the rollout servers hold, and a served reference can score."""
+    ours = spec.rollout.max_model_length
+    if spec.reference is None or not reference_role(spec):
+        return ours
+    return min(ours, spec.reference.server.max_model_length - 1)  # scoring asks for a token behind the sample
 
 
 def curriculum_of(spec: RLRunSpec, rows: list[ProblemRow], run_dir: Path) -> Curriculum:

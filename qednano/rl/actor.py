@@ -123,6 +123,8 @@ class Actor:
             await asyncio.gather(*self._writes, return_exceptions=True)
             if self.parts.bill is not None:
                 self.parts.bill.save()
+            if self.parts.curriculum.rates is not None:
+                self.parts.curriculum.rates.save()
             if self.parts.cache is not None:
                 await self.parts.cache.close()
 
@@ -166,10 +168,10 @@ class Actor:
         else:
             message = row.problem
         prompt = await self.rollouts.tokenise(message)
-        turn = state.cycles if state else 0
+        turn, summary = (state.cycles, state.summary) if state else (0, "")
         space = config.max_model_length - len(prompt.ids)
         if space < 1:
-            return await self._close(GroupResult(identity, row.id, "prompt-too-long", turn=turn))
+            return await self._close(GroupResult(identity, row.id, "prompt-too-long", turn=turn, summary=summary))
         sampling = replace(
             config.sampling,
             max_tokens=min(space, config.sampling.max_tokens),
@@ -184,7 +186,7 @@ class Actor:
         outcome = group_outcome(
             kept, self._version, max_staleness=config.pace.max_staleness, drop_zero_variance=config.drop_zero_variance
         )
-        result = GroupResult(identity, row.id, outcome, judged, turn)
+        result = GroupResult(identity, row.id, outcome, judged, turn, summary)
         if outcome == "published":
             samples = await self._with_reference(kept)
             await self._write(self._publish, Group(identity, row.id, samples))

@@ -43,8 +43,8 @@ class PassRates:
     def save(self) -> None:
         """Write what changed."""
         if self._changed:
+            self._changed = False  # first: what changes meanwhile is for the next time
             write_atomic(self._file, json.dumps(self._rates))
-            self._changed = False
 
 
 class Curriculum:

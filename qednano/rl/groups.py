@@ -26,13 +26,15 @@ class Graded:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """A finished group and its outcome: published, or why it was not. `turn` is the number of its state, from 0."""
+    """A finished group and its outcome: published, or why it was not. `turn` is the number of its state, from 0, and
+    `summary` what that state says."""
 
     id: str
     problem_id: str
     outcome: str
     samples: Sequence[Graded] = ()
     turn: int = 0
+    summary: str = ""
 
 
 def judge(

@@ -10,7 +10,9 @@ States come from the current policy: they are made for each visit, and made anew
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,15 +20,23 @@ from typing import Protocol
 from qednano import metrics
 from qednano.api.rlrun import ReasoningCachePrompts, Turns
 from qednano.data.schema import ProblemRow
+from qednano.errors import ConfigError, Unavailable
 from qednano.llm.chat import ChatModel, ChatParams
 from qednano.llm.completions import SamplingParams
+from qednano.llm.failures import RequestRefused
 from qednano.llm.prompts import render
 from qednano.llm.thinking import written_proof
 from qednano.rl.generation import request_seed
-from qednano.rl.rollouts import Rollouts
+from qednano.rl.rollouts import PATIENCE_SECONDS, Rollouts
+
+log = logging.getLogger(__name__)
 
 AREA = "rl"  # of the prompts
 REMEMBERED = 256  # visits whose states are kept for groups that start later
+REFUSALS = 64  # in a row after which a summariser is taken to refuse everything
+SAY_EMPTY = 64  # empty summaries between two lines of the log about them
+_FOR_ALL = frozenset({401, 403, 404})  # such a refusal is not about what was to be summarised
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,36 @@ class PolicySummariser:
 
 
 class ModelSummariser:
-    """A second model or an endpoint summarises."""
+    """A second model or an endpoint summarises. While it does not answer it is waited for, up to `patience` seconds."""
 
-    def __init__(self, model: ChatModel, params: ChatParams) -> None:
-        self._model, self._params = model, params
+    def __init__(self, model: ChatModel, params: ChatParams, patience: float = PATIENCE_SECONDS) -> None:
+        self._model, self._params, self._patience = model, params, patience
+        self._refused = 0  # in a row
 
     async def summarise(self, messages: Sequence[dict[str, str]], seed: int) -> str:
-        """The model's answer, without its thinking."""
-        return (await self._model.chat(messages, self._params)).text
+        """The model's answer, without its thinking; empty for what it refuses, such as a turn longer than its context.
+
+        Raises RequestRefused when it refuses everything, Unavailable when it is gone for good.
+        """
+        began, wait = time.monotonic(), _FIRST_WAIT
+        while True:
+            try:
+                answer = await self._model.chat(messages, self._params)
+            except RequestRefused as error:
+                self._refused += 1
+                if error.status in _FOR_ALL or self._refused >= REFUSALS:
+                    raise
+                log.warning("%s does not summarise a turn: %s", self._model.name, error)
+                return ""
+            except Unavailable as error:
+                if time.monotonic() - began + wait > self._patience:
+                    raise
+                log.warning("%s does not summarise now, it is asked again in %.0f s: %s", self._model.name, wait, error)
+                await asyncio.sleep(wait)
+                wait = min(_LONGEST_WAIT, 2 * wait)
+            else:
+                self._refused = 0
+                return answer.text
 
 
 @dataclass(frozen=True)
@@ -97,9 +129,11 @@ class ReasoningCache:
     def __init__(
         self, config: CacheConfig, rollouts: Rollouts, summariser: Summariser, version: Callable[[], int]
     ) -> None:
+        check_prompts(config.prompts)
         self.config = config
         self._rollouts, self._summariser, self._version = rollouts, summariser, version
         self._visits: dict[int, asyncio.Task[list[State]]] = {}
+        self._summaries = self._empty = 0
 
     async def state(self, visit: int, slot: int, row: ProblemRow) -> State:
         """The state of the visit's group number `slot`, not older than it may be. Raises what asking raises."""
@@ -164,10 +198,22 @@ class ReasoningCache:
             summary=state.summary,
             reasoning=batch.choices[0].text,
         )
-        summary = await self._summariser.summarise([{"role": "user", "content": asked}], seed)
+        summary = (await self._summariser.summarise([{"role": "user", "content": asked}], seed)).strip()
+        self._count(summary)
         oldest = min(batch.versions[0])
         version = min(state.version, oldest) if state.cycles else oldest
-        return State(summary.strip() or state.summary, cycle, version)
+        return State(summary or state.summary, cycle, version)
+
+    def _count(self, summary: str) -> None:
+        self._summaries += 1
+        self._empty += not summary
+        if not summary and self._empty % SAY_EMPTY == 1:
+            log.warning(
+                "%d of %d summaries so far were empty, so their turns led to no new state: thinking that outlasts "
+                "reasoningCache.summary.maxTokens leaves none",
+                self._empty,
+                self._summaries,
+            )
 
     def message(self, row: ProblemRow, state: State) -> str:
         """What the policy is told at the start of a turn."""
@@ -183,6 +229,22 @@ def turn_message(problem: str, summary: str, prompts: ReasoningCachePrompts) -> 
     if not summary:
         return render(f"{AREA}/problem", prompts.problem, problem=problem)
     return render(f"{AREA}/proceed", prompts.proceed, problem=problem, summary=summary)
+
+
+def check_prompts(prompts: ReasoningCachePrompts) -> None:
+    """Raise ConfigError, before any turn is taken, for a prompt that can't be rendered or leaves out what it is for."""
+    values = {"problem": "(problem)", "summary": "(summary)", "reasoning": "(reasoning)"}
+    asked = {
+        "problem": (prompts.problem, ("problem",), "problem"),
+        "proceed": (prompts.proceed, ("problem", "summary"), "summary"),
+        "summarise": (prompts.summarise, ("problem", "summary", "reasoning"), "reasoning"),
+    }
+    for name, (override, known, needed) in asked.items():
+        text = render(f"{AREA}/{name}", override, **{key: values[key] for key in known})
+        if values[needed] not in text:
+            raise ConfigError(
+                f"spec.reasoningCache.prompts.{name} leaves out {{{{ {needed} }}}}, without which it says nothing"
+            )
 
 
 def joined(begun: str, turn: str) -> str:

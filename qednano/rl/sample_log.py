@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qednano.grading.jsonable import writable
 from qednano.jsonl import RowWriter
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class SampleLog:
         self._rows.__exit__()
 
     def write(self, result: GroupResult, seconds: float) -> None:
-        """All samples of one group; a group without samples leaves one row that says why."""
+        """All samples of one group, the first with the summary that they start from, if any; a group without samples
+        leaves one row that says why."""
         common = {
             "time": round(time.time(), 3),
             "group": result.id,
@@ -38,9 +40,10 @@ class SampleLog:
             | {
                 "outcome": item.outcome if item.outcome != "kept" else result.outcome,
                 "index": index,
-                "proof": item.text,
+                "proof": writable(item.text),
                 "score": item.grade.score,
                 "reason": item.grade.reason,
+                "details": item.grade.details,
                 "reward": item.sample.reward,
                 "promptTokens": len(item.sample.prompt_ids),
                 "completionTokens": len(item.sample.completion_ids),
@@ -51,4 +54,7 @@ class SampleLog:
             }
             for index, item in enumerate(result.samples)
         ]
-        self._rows.append(rows or [common | {"outcome": result.outcome}])
+        rows = rows or [common | {"outcome": result.outcome}]
+        if result.summary:
+            rows[0]["summary"] = writable(result.summary)
+        self._rows.append(rows)

@@ -370,6 +370,21 @@ async def test_a_grader_that_fails_too_often_pauses_the_run_and_it_goes_on_by_it
         assert 0 not in [sample.reward for sample in group.samples if sample.completion_ids == [2, 2]]
 
 
+async def test_rows_have_what_the_grader_told_and_texts_that_no_file_can_hold(tmp_path):
+    class Telling(ByName):
+        async def grade(self, problem: ProblemRow, proof: str, *, cut_off: bool = False) -> Grade:
+            if proof.startswith("half"):
+                return Grade(1, "a start", {"votes": [1, 1]})
+            return await super().grade(problem, proof, cut_off=cut_off)
+
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["half \ud835", "some", "all"]):
+            actor = actor_in(tmp_path, log, grader=Telling())
+            await run_until(actor, lambda: actor.outcomes["published"] >= 1)
+    row = json.loads((tmp_path / "samples/actor.jsonl").read_text().splitlines()[0])
+    assert (row["proof"], row["details"]) == ("half ?", {"votes": [1, 1]})
+
+
 async def test_the_pass_rate_decides_what_is_drawn_and_is_kept(tmp_path):
     rates = PassRates({row.id: 0.0 for row in ROWS[1:]}, tmp_path / "rates.json")
     curriculum = Curriculum(ROWS, 1, rates, least=0.01)
@@ -382,3 +397,4 @@ async def test_the_pass_rate_decides_what_is_drawn_and_is_kept(tmp_path):
     assert rates.get("p0") == pytest.approx(1 / 3), "one of three proofs has at least 6 points"
     numbers = {int(group.id) for group in groups}
     assert actor.stream.decided() >= {group_id(number) for number in range(max(numbers)) if number not in numbers}
+    assert json.loads((tmp_path / "rates.json").read_text())["p0"] == rates.get("p0"), "to the last group"

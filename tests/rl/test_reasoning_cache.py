@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
 
 from qednano.api.rlrun import ReasoningCachePrompts, Turns
 from qednano.data.schema import ProblemRow
-from qednano.errors import Unavailable
+from qednano.errors import ConfigError, Unavailable
 from qednano.llm.chat import ChatAnswer, ChatParams
 from qednano.llm.completions import SamplingParams
+from qednano.llm.failures import RequestRefused
 from qednano.rl.actor import ActorConfig
 from qednano.rl.pool import Pool
 from qednano.rl.reasoning_cache import (
@@ -42,24 +44,24 @@ CACHE = CacheConfig(
 
 
 class Notes:
-    """A chat model that gives back what it is told, and remembers it; the first `failing` requests fail."""
+    """A chat model that gives back what it is told, and remembers it; the first `failing` requests end in `error`."""
 
     name = "notes"
 
-    def __init__(self, failing: int = 0) -> None:
+    def __init__(self, failing: int = 0, error: Exception | None = None) -> None:
         self.told: list[str] = []
-        self.failing = failing
+        self.failing, self.error = failing, error or Unavailable("the summariser is down")
 
     async def chat(self, messages, params) -> ChatAnswer:
         if self.failing:
             self.failing -= 1
-            raise Unavailable("the summariser is down")
+            raise self.error
         self.told.append(messages[-1]["content"])
         return ChatAnswer(messages[-1]["content"], "stop", 1, 1)
 
 
 def with_model(rollouts: Rollouts, model: Notes, config: CacheConfig = CACHE, version=lambda: 0) -> ReasoningCache:
-    return ReasoningCache(config, rollouts, ModelSummariser(model, ChatParams(100)), version)
+    return ReasoningCache(config, rollouts, ModelSummariser(model, ChatParams(100), patience=0), version)
 
 
 def prompt_of(request: dict) -> str:
@@ -173,3 +175,74 @@ async def test_groups_start_from_states_and_are_graded_against_the_problem(tmp_p
     assert all(len(set(problems)) == 1 for problems in by_visit.values()), "groups of a visit are of one problem"
     trainer_publishes(tmp_path, 1)
     assert [request["n"] for request in server.requests].count(1) >= CACHE.cycles * len(by_visit)
+
+
+ASKED = [{"role": "user", "content": "notes, please"}]
+
+
+async def test_a_summariser_that_is_away_is_waited_for(monkeypatch):
+    monkeypatch.setattr("qednano.rl.reasoning_cache._FIRST_WAIT", 0.01)
+    notes = Notes(failing=3)
+    assert await ModelSummariser(notes, ChatParams(100)).summarise(ASKED, 1) == "notes, please"
+    gone = ModelSummariser(Notes(failing=1000), ChatParams(100), patience=0.1)
+    with pytest.raises(Unavailable, match="summariser is down"):
+        await gone.summarise(ASKED, 1)
+
+
+async def test_a_turn_that_the_summariser_refuses_leads_to_no_new_state(tmp_path):
+    """It may be longer than the summariser's context; the run goes on."""
+    async with (
+        StandIn(tmp_path, "rollout-0", proofs=["found"]) as server,
+        Rollouts(Pool(tmp_path, "rollout")) as rollouts,
+    ):
+        notes = Notes(failing=1, error=RequestRefused("the prompt fills the model", 400))
+        states = await with_model(rollouts, notes)._states(0, ROW)
+    assert [(state.summary, state.cycles) for state in states] == [("", 0), ("", 1), ("+found", 2)]
+    assert len(server.requests) == CACHE.cycles
+
+
+@pytest.mark.parametrize(("status", "asked"), [(400, 3), (401, 1), (404, 1)])
+async def test_a_summariser_that_refuses_everything_ends_the_run_with_its_reason(status, asked, monkeypatch):
+    monkeypatch.setattr("qednano.rl.reasoning_cache.REFUSALS", 3)
+    summariser = ModelSummariser(Notes(failing=1000, error=RequestRefused("no", status)), ChatParams(100))
+    for _ in range(asked - 1):
+        assert await summariser.summarise(ASKED, 1) == ""
+    with pytest.raises(RequestRefused, match="no"):
+        await summariser.summarise(ASKED, 1)
+
+
+async def test_summaries_that_come_out_empty_are_told(tmp_path, caplog):
+    async with (
+        StandIn(tmp_path, "rollout-0", proofs=["<think> never ended"]),
+        Rollouts(Pool(tmp_path, "rollout")) as rollouts,
+    ):
+        summariser = PolicySummariser(rollouts, ChatParams(7), 256)
+        await ReasoningCache(CACHE, rollouts, summariser, lambda: 0)._states(0, ROW)
+    told = [record.getMessage() for record in caplog.records if "summaries" in record.getMessage()]
+    assert len(told) == 1 and "1 of 1 summaries so far were empty" in told[0] and "summary.maxTokens" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ({"summarise": "{{ reasonings }}"}, "rl/summarise can't be rendered"),
+        ({"summarise": "Sum up {{ problem }}."}, r"prompts.summarise leaves out \{\{ reasoning \}\}"),
+        ({"proceed": "{{ problem }} again"}, r"prompts.proceed leaves out \{\{ summary \}\}"),
+        ({"problem": "{{ summary }}"}, "rl/problem can't be rendered"),
+    ],
+)
+def test_prompts_of_ones_own_are_tried_before_any_turn_is_taken(prompts, says):
+    with pytest.raises(ConfigError, match=says):
+        ReasoningCache(replace(CACHE, prompts=ReasoningCachePrompts(**prompts)), None, None, lambda: 0)
+
+
+async def test_samples_keep_what_their_state_says(tmp_path):
+    config: ActorConfig = replace(CONFIG, groups_per_visit=2, max_model_length=256)
+    async with StandIn(tmp_path, "rollout-0", proofs=["zero", "all", "all"]):
+        with SampleLog(tmp_path, "actor") as log:
+            actor = actor_in(tmp_path, log, config)
+            object.__setattr__(actor.parts, "cache", with_model(actor.rollouts, Notes()))
+            await run_until(actor, lambda: actor.outcomes["published"] >= 8)
+    rows = [json.loads(line) for line in (tmp_path / "samples/actor.jsonl").read_text().splitlines()]
+    told = {row["cycles"]: row["summary"] for row in rows if "summary" in row}
+    assert told == {1: "+zero", 2: "+zero+zero"} and {row["index"] for row in rows if "summary" in row} == {0}
