@@ -13,10 +13,11 @@ import contextlib
 import json
 import logging
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from qednano.rl.nccl import Fabric, Link, TransferFailed
 from qednano.rl.pool import Pool, ServerRecord
 
 log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0  # between two looks whether a server is still in the pool
+GONE_SECONDS = 20.0  # out of the pool; before, its heartbeat may just be late
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,30 @@ class Broadcaster:
             "shapes": [list(tensor.shape) for tensor in weights.values()],
         }
         asked = self._ask(server, RECEIVE, {"version": version, "update_info": told}, RECEIVE_SECONDS)
+        gone = self._watch(server)
         for tensor in weights.values():
-            if asked.done():
+            if asked.done() or gone():
                 break
             link.broadcast(tensor)
-        link.finish(lambda: asked.done() and asked.exception() is not None)
+        link.finish(lambda: asked.exception() is not None if asked.done() else gone())
+        while not wait([asked], WATCH_SECONDS).done:
+            if gone():
+                raise TransferFailed(f"{server.name} has left the pool")
         asked.result()
+
+    def _watch(self, server: ServerRecord) -> Callable[[], bool]:
+        """Whether it has left the pool: a lost node ends neither a request nor a broadcast."""
+        looked = there = time.monotonic()
+
+        def gone() -> bool:
+            nonlocal looked, there
+            if (now := time.monotonic()) >= looked + WATCH_SECONDS:
+                looked = now
+                if any(record.url == server.url for record in self._pool.servers()):
+                    there = now
+            return now > there + GONE_SECONDS
+
+        return gone
 
     def _connect(self, server: ServerRecord) -> Link:
         identity, ranks = self._fabric.unique_id(), self._ranks + 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.server
 import json
 import shutil
 import threading
@@ -237,3 +238,44 @@ def test_only_the_first_rank_of_a_run_that_asks_for_it_sends(tmp_path, model_fol
     assert isinstance(sender(0), Broadcaster)
     assert sender(1) is None
     assert sender(0, weightTransfer="Files") is None
+
+
+def test_a_server_that_falls_silent_while_it_receives_is_given_up(tmp_path, monkeypatch):
+    """Its node is lost: the connection stays open, no answer comes, and its heartbeat has stopped."""
+    monkeypatch.setattr("qednano.rl.broadcast.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("qednano.rl.broadcast.GONE_SECONDS", 0.2)
+    monkeypatch.setattr("qednano.rl.pool.LAPSE_SECONDS", 0.2)
+    answered = threading.Event()
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == RECEIVE:
+                answered.wait(60)
+            with contextlib.suppress(OSError):
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    class Hanging(Wire):
+        """What was sent has not arrived, as far as the trainer's GPU knows."""
+
+        def finish(self, failed: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 30
+            while not failed():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            raise TransferFailed("the other side gave up")
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        announce(tmp_path, ServerRecord("rollout-0", f"http://127.0.0.1:{listening.server_port}", 0, time.time(), 1))
+        wire = Hanging(tmp_path / "log")
+        began = time.monotonic()
+        assert Broadcaster(tmp_path, wire, ranks=2).send(1, WEIGHTS) == []
+        assert time.monotonic() - began < 10 and wire.closed == 1
+        answered.set()
+        listening.shutdown()
