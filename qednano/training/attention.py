@@ -24,7 +24,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, scaled_dot_product_attention
 
 from qednano.errors import ConfigError
@@ -37,6 +37,7 @@ _NOT_COMPUTED = {  # by the names under which transformers hands them to an atte
     "softcap": "a soft cap on its scores",
     "s_aux": "attention sinks",
 }
+_FLEX_BLOCK = 128  # tokens of a block of FlexAttention's mask, as PyTorch has it
 _SHORTEST_SHARE = 0.5  # documents shorter than this share of a batch's longest start a new batch
 
 
@@ -256,16 +257,52 @@ def block_mask(layout: Layout, device: torch.device | None = None) -> Tensor:
     return (same & torch.ones_like(same).tril())[None, None]
 
 
+def seen_blocks(layout: Layout, size: int) -> tuple[Tensor, Tensor]:
+    """For blocks of `size` tokens, [query blocks, key blocks] bool: whether some query of the one sees some key of the
+    other; whether all see all, which is said of key blocks of one piece only: of others the mask says it anyway."""
+    ends = list(accumulate(layout.lengths))
+    count = -(-ends[-1] // size)
+    some = torch.zeros(count, count, dtype=torch.bool)
+    for number, end in enumerate(ends):
+        rows = slice((end - layout.lengths[number]) // size, (end - 1) // size + 1)
+        some[rows, rows] = True
+        if layout.behind and (prompt := layout.behind[number]) >= 0:
+            some[rows, (ends[prompt] - layout.lengths[prompt]) // size : (ends[prompt] - 1) // size + 1] = True
+    # Of each token the two pieces it may see; what follows the row's end sees none and is none.
+    blocks = [
+        nn.functional.pad(x, (0, count * size - ends[-1]), value=-1).view(count, size) for x in _piece_of(layout, None)
+    ]
+    of_one_piece = (blocks[0] == blocks[0][:, :1]).all(-1)
+    every = torch.zeros_like(some)
+    for candidate in (block[:, :1] for block in blocks):
+        seen_by_all = ((blocks[0] == candidate) | (blocks[1] == candidate)).all(-1)
+        every |= seen_by_all[:, None] & of_one_piece & (candidate == blocks[0][:, 0])
+    return some.tril(), every.tril(-1)
+
+
 def _flex_mask(layout: Layout, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+    """What `create_block_mask` makes of the function below, without its mask of all tokens by all tokens."""
+    from torch.nn.attention.flex_attention import BlockMask
 
     piece, prompt = _piece_of(layout, device)
 
     def same_and_not_later(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return ((piece[query] == piece[key]) | (prompt[query] == piece[key])) & (query >= key)
 
+    def listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each query block how many key blocks are set, and their numbers, these first."""
+        order = blocks.int().argsort(dim=-1, descending=True, stable=True)
+        return tuple(each.to(device, torch.int32)[None, None] for each in (blocks.sum(-1), order))  # type: ignore[return-value]
+
     total = len(piece)
-    return create_block_mask(same_and_not_later, None, None, total, total, device=str(device))
+    some, every = seen_blocks(layout, _FLEX_BLOCK)
+    return BlockMask.from_kv_blocks(
+        *listed(some & ~every),
+        *listed(every),
+        BLOCK_SIZE=_FLEX_BLOCK,
+        mask_mod=same_and_not_later,
+        seq_lengths=(total, total),
+    )
 
 
 def document_attention(name: str, layout: Layout, device: torch.device) -> DocumentAttention:

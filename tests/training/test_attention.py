@@ -12,7 +12,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qednano.errors import ConfigError
-from qednano.training.attention import BLOCK_MASK, FLASH, FLEX, SEGMENTS, block_mask, choose_attention, segments
+from qednano.training.attention import (
+    BLOCK_MASK,
+    FLASH,
+    FLEX,
+    SEGMENTS,
+    _flex_mask,
+    block_mask,
+    choose_attention,
+    segments,
+)
 from qednano.training.model import PolicyOptions, load_policy
 from qednano.training.packing import Document, Layout, collate
 
@@ -90,6 +99,41 @@ def test_flex_attention_agrees_in_the_forward_pass(model_folder):
     for batch in (collate(documents()), collate(groups(), share=True)):
         with torch.no_grad():
             torch.testing.assert_close(flex(batch)[0], segmented(batch)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout((700, 300, 24, 1, 1023), (-1, -1, 1, 1, -1)),
+        Layout((128, 256, 128, 384), (-1, -1, 1, 0)),  # pieces that are blocks
+        Layout((5,)),
+        Layout((1000, 24)),
+        Layout((60, 70, 900), (-1, 0, 0)),
+    ],
+)
+def test_blocks_for_flex_attention_are_those_that_pytorch_finds_in_the_whole_mask(layout):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    dense, total = block_mask(layout)[0, 0], sum(layout.lengths)
+    expected = create_block_mask(lambda b, h, q, k: dense[q, k], None, None, total, total, device="cpu")
+    found = _flex_mask(layout, torch.device("cpu"))
+    assert found.seq_lengths == expected.seq_lengths and found.BLOCK_SIZE == expected.BLOCK_SIZE
+    for name in ("kv", "full_kv", "q", "full_q"):
+        count, indices = (getattr(expected, f"{name}_{what}") for what in ("num_blocks", "indices"))
+        assert torch.equal(getattr(found, f"{name}_num_blocks"), count), name
+        assert torch.equal(getattr(found, f"{name}_indices"), indices), name
+    places = torch.arange(total)
+    assert torch.equal(found.mask_mod(None, None, places[:, None], places[None, :]), dense)
+
+
+def test_a_key_block_of_a_prompt_and_what_follows_it_is_seen_too():
+    """PyTorch knows that later blocks see all of it; here they ask the mask."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    layout = Layout((60, 900), (-1, 0))
+    dense, found = block_mask(layout)[0, 0], _flex_mask(layout, torch.device("cpu"))
+    expected = create_block_mask(lambda b, h, q, k: dense[q, k], None, None, 960, 960, device="cpu")
+    assert torch.equal(found.to_dense(), expected.to_dense())
 
 
 def test_the_way_to_attend_is_chosen_by_device_and_refused_where_it_cannot_work():
