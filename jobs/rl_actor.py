@@ -64,7 +64,7 @@ def config_of(spec: RLRunSpec) -> ActorConfig:
 
 
 def longest(spec: RLRunSpec) -> int:
-    """Tokens of a prompt and its completion at most: what the rollout servers hold, and a served reference can score."""
+    """Tokens of a prompt and its completion at most: as many as rollout servers hold and a served reference scores."""
     ours = spec.rollout.max_model_length
     if spec.reference is None or not reference_role(spec):
         return ours

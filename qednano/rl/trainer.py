@@ -27,7 +27,7 @@ from qednano.rl.broadcast import Broadcaster
 from qednano.rl.losses import LossConfig, LossInputs, kl_divergence, token_losses, token_weights
 from qednano.rl.reference_policy import ReferenceLogprobs
 from qednano.rl.stream import Group, Sample, SampleStream
-from qednano.training.engine import LossTerms
+from qednano.training.engine import Interrupted, LossTerms
 from qednano.training.packing import Document, MicroBatch
 from qednano.training.session import Session
 
@@ -207,15 +207,24 @@ class Trainer:
         self._publish()
         while self.engine.step < self.config.max_steps:
             self.session.context.reporter.update(stage="waiting for groups" if self.engine.step == 0 else "training")
+            before = self.reader.position
             intake = self._next_intake()
             if intake is None:
-                if self._saved != self.engine.step:
-                    self._save()
-                raise self.session.stopped()
-            self._step(intake)
+                raise self._stopped()
+            try:
+                self._step(intake)
+            except Interrupted:  # a step may take minutes: its groups come again
+                self.reader.position = before
+                raise self._stopped() from None
             self._publish()
             if self.session.due() or self.engine.step == self.config.max_steps:
                 self._save()
+
+    def _stopped(self) -> Stopped:
+        """What to raise as a stop was asked for, once the state of now is saved. Collective."""
+        if self._saved != self.engine.step:
+            self._save()
+        return self.session.stopped()
 
     def _resume(self) -> None:
         checkpoint = self.session.resume()
@@ -244,7 +253,8 @@ class Trainer:
         config = self.config
         documents = step_documents(intake.groups, config)
         loss = PolicyLoss(config.loss.at(self.engine.step), self.reference)
-        step = self.session.train(documents, loss, (*FIELDS, REFERENCE) if config.served_reference else FIELDS)
+        names = (*FIELDS, REFERENCE) if config.served_reference else FIELDS
+        step = self.session.train(documents, loss, names, interruptible=True)
         self.stale_groups += intake.stale
         rewards = [sample.reward for group in intake.groups for sample in group.samples]
         self.reward = sum(rewards) / max(1, len(rewards))

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +15,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from qednano import metrics
+from qednano.api.engine import CheckpointPolicy
 from qednano.artifacts import verify
-from qednano.errors import DataError
+from qednano.errors import DataError, Stopped
+from qednano.progress import Reporter
 from qednano.rl.losses import LossConfig
 from qednano.rl.own_redis import Address, tell_address
 from qednano.rl.stream import FileStream, Group, Sample
-from qednano.rl.trainer import Reader, TrainerConfig, _policy_metrics, step_documents
+from qednano.rl.trainer import PolicyLoss, Reader, Trainer, TrainerConfig, _policy_metrics, step_documents
 from qednano.rl.weights import latest
+from qednano.training.checkpoint import Checkpoints
 from qednano.training.model import load_policy
 from qednano.training.packing import Document, collate
+from qednano.training.session import Session
+from tests.training.engine_steps import variant_engine
 
 CONFIG = TrainerConfig(
     loss=LossConfig(),
@@ -244,6 +250,63 @@ def test_rewarded_tokens_become_likelier(start_job, model_folder, groups, tmp_pa
             p = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(asked).logits[0].softmax(-1).mean(0)
         odds.append(float(p[10:14].sum() / p[14:18].sum()))
     assert odds[1] > 1.2 * odds[0]
+
+
+def trainer_in(run_dir: Path, model_folder: Path, stop: threading.Event) -> Trainer:
+    """Three steps of two groups each, in micro-batches of a few samples."""
+    context = SimpleNamespace(
+        role="trainer", run_dir=run_dir, reporter=Reporter(), stopping=stop, spec=SimpleNamespace(evaluations=[])
+    )
+    session = Session(
+        context,
+        variant_engine(model_folder, "0:fp32"),
+        Checkpoints(run_dir),
+        model_folder,
+        SimpleNamespace(sequence_length=64, micro_batch_tokens=64),
+        CheckpointPolicy(every_steps=100),
+        total_steps=3,
+    )
+    asked = {**vars(CONFIG), "group_size": 8, "max_steps": 3, "loss": LossConfig(entropy_bonus=0.01)}
+    return Trainer(session, FileStream(run_dir), TrainerConfig(**asked))
+
+
+def test_a_step_that_is_given_up_half_way_is_made_again_with_the_same_groups(
+    model_folder, groups, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("qednano.training.engine.ASK_SECONDS", 0.0)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for run_dir in (whole, broken):
+        publish(run_dir, groups[:6])
+    undisturbed = trainer_in(whole, model_folder, threading.Event())
+    undisturbed.run()
+    undisturbed.session.settle()
+
+    stop = threading.Event()
+    stopped = trainer_in(broken, model_folder, stop)
+    seen: list[int] = []
+
+    class Stopping(PolicyLoss):
+        """Asks for a stop in the second micro-batch of the second step."""
+
+        def __call__(self, *given: Any) -> Any:
+            seen.append(stopped.engine.step)
+            if seen.count(1) == 2:
+                stop.set()
+            return super().__call__(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="stopped after step 1 of 3, which is saved"):
+        patch.setattr("qednano.rl.trainer.PolicyLoss", Stopping)
+        stopped.run()
+    assert seen.count(1) == 2 < seen.count(0), "it did not go through the rest of the step"
+    assert latest(broken).version == 1
+    assert len(list((broken / "stream").glob("*.json"))) == 4, "its groups are there yet, those of the first step gone"
+
+    again = trainer_in(broken, model_folder, threading.Event())
+    again.run()
+    again.session.settle()
+    expected, found = (trainer.engine.weights() for trainer in (undisturbed, again))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not list((broken / "stream").glob("*.json"))
 
 
 def test_a_strong_kl_term_holds_the_policy_to_the_model_that_it_started_from(start_job, model_folder, groups, tmp_path):
