@@ -32,8 +32,12 @@ EVALUATION_LOSS = Gauge(
 CHECKPOINT_SECONDS = Histogram("qednano_checkpoint_seconds", "Seconds to write one checkpoint.", ["role"])
 CHECKPOINT_TIME = Gauge("qednano_checkpoint_timestamp_seconds", "When the last checkpoint was complete.", ["role"])
 
-REWARD_MEAN = Gauge("qednano_rl_reward_mean", "Mean reward (0 to 1) of all graded samples of the last groups, published or not.")
-REWARD_STD = Gauge("qednano_rl_reward_std", "Standard deviation of the reward within the last groups, published or not.")
+REWARD_MEAN = Gauge(
+    "qednano_rl_reward_mean", "Mean reward (0 to 1) of all graded samples of the last groups, published or not."
+)
+REWARD_STD = Gauge(
+    "qednano_rl_reward_std", "Standard deviation of the reward within the last groups, published or not."
+)
 REWARDS = Histogram(
     "qednano_rl_reward",
     "Rewards of graded samples; a proof of k of 7 points has k/7.",
