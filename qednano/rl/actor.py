@@ -7,10 +7,11 @@ dropped and counted, never taken for a zero. This module knows nothing of tensor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from qednano.grading.patience import obtain_grade
 from qednano.llm.completions import SamplingParams
 from qednano.llm.thinking import written_proof
 from qednano.progress import Reporter
-from qednano.rl.backpressure import Ahead, Pace, room
+from qednano.rl.backpressure import Ahead, Pace, decodable, room
 from qednano.rl.bill import Bill
 from qednano.rl.curriculum import Curriculum, group_id, undecided
 from qednano.rl.generation import Drawn, request_seed
@@ -92,6 +93,8 @@ class Actor:
         self._numbers = undecided(self.stream.decided())
         self._writes: set[asyncio.Future[object]] = set()
         self._version = 0
+        self._in_flight = self._walking = 0  # groups; of them those whose state is being made
+        self._decodable = 1
         self.outcomes: Counter[str] = Counter()
         self._ungraded_in_a_row = 0
         self._recent: deque[GroupResult] = deque(maxlen=_WINDOW)
@@ -106,7 +109,7 @@ class Actor:
             while not stopping() and not self.finished():
                 for _ in range(await self._room(len(running))):
                     running.add(asyncio.create_task(self._group(await self._next_number())))
-                done = set()
+                done, self._in_flight = set(), len(running)
                 if running:
                     done, running = await asyncio.wait(
                         running, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED
@@ -142,7 +145,21 @@ class Actor:
             # one request that waits for a server and says so; but servers that only load new weights will be there
             return 1 if in_flight == 0 and not self.pool.servers() else 0
         lag = max(0, self._version - min(server.version for server in servers))
-        return room(Ahead(in_flight, queued, held, len(servers), lag), self.config.pace)
+        self._decodable = decodable(len(servers), self.config.pace)
+        return room(Ahead(in_flight, queued, held, len(servers), lag, self._walking), self.config.pace)
+
+    @contextlib.contextmanager
+    def _walks(self) -> Iterator[None]:
+        self._walking += 1
+        try:
+            yield
+        finally:
+            self._walking -= 1
+
+    async def _place(self) -> None:
+        """Wait until the servers can decode one more group: where its samples would age, its state is made anew."""
+        while self._in_flight - self._walking >= self._decodable:
+            await asyncio.sleep(TICK_SECONDS)
 
     # -- one group --------------------------------------------------------------------------------------------------
 
@@ -163,6 +180,9 @@ class Actor:
         row = self.parts.curriculum.problem(visit)
         state = None
         if cache is not None:
+            with self._walks():
+                await cache.made(visit, row)
+                await self._place()
             state = await cache.state(visit, slot, row)
             message = cache.message(row, state)
         else:

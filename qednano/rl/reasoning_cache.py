@@ -135,6 +135,10 @@ class ReasoningCache:
         self._visits: dict[int, asyncio.Task[list[State]]] = {}
         self._summaries = self._empty = 0
 
+    async def made(self, visit: int, row: ProblemRow) -> None:
+        """Wait until the visit's states are there. Raises what asking raises."""
+        await asyncio.shield(self._states(visit, row))
+
     async def state(self, visit: int, slot: int, row: ProblemRow) -> State:
         """The state of the visit's group number `slot`, not older than it may be. Raises what asking raises."""
         while True:

@@ -303,6 +303,14 @@ def test_room_is_what_servers_decode_at_once():
     assert room(Ahead(0, 0, 0, 3), small) == 6
 
 
+def test_groups_whose_state_is_being_made_leave_room_for_others():
+    small = replace(PACE, server_sequences=6, concurrent_groups=10, problems_per_step=50)
+    assert room(Ahead(2, 0, 0, 1), small) == 0
+    assert room(Ahead(2, 0, 0, 1, walking=2), small) == 2
+    assert room(Ahead(9, 0, 0, 1, walking=9), small) == 1, "no more than concurrentGroups in all"
+    assert room(Ahead(9, 0, 0, 1, walking=7), small) == 0, "two are being drawn"
+
+
 def test_on_policy_means_no_group_is_started_while_the_trainer_works():
     on_policy = replace(PACE, max_staleness=0)
     assert room(Ahead(0, 0, 4, 1), on_policy) == 0, "the trainer holds all four and works on version 1"

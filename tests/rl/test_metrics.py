@@ -82,6 +82,8 @@ async def test_the_actors(tmp_path):
 class FromNotes:
     """A reasoning cache that has made its states."""
 
+    async def made(self, visit, row) -> None: ...
+
     async def state(self, visit, slot, row) -> State:
         return State("", 2, 0)
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
 from qednano.api.rlrun import ReasoningCachePrompts, Turns
 from qednano.data.schema import ProblemRow
@@ -27,7 +28,7 @@ from qednano.rl.reasoning_cache import (
 from qednano.rl.rollouts import Rollouts
 from qednano.rl.sample_log import SampleLog
 from tests.rl.servers import StandIn
-from tests.rl.test_actor import CONFIG, actor_in, consume_all, run_until, trainer_publishes
+from tests.rl.test_actor import CONFIG, actor_in, consume_all, run_until, trainer_publishes, until
 
 ROW = ProblemRow(id="p", problem="what?")
 CACHE = CacheConfig(
@@ -246,3 +247,34 @@ async def test_samples_keep_what_their_state_says(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "samples/actor.jsonl").read_text().splitlines()]
     told = {row["cycles"]: row["summary"] for row in rows if "summary" in row}
     assert told == {1: "+zero", 2: "+zero+zero"} and {row["index"] for row in rows if "summary" in row} == {0}
+
+
+async def test_servers_are_busy_while_states_are_made_and_hold_no_more_groups_than_they_decode(tmp_path):
+    """A server decodes two groups of three at once; a turn that makes a state takes one place of its six."""
+
+    class Counting(StandIn):
+        drawing = most = 0
+
+        async def complete(self, request: web.Request) -> web.Response:
+            if (await request.json())["n"] == 1:
+                return await super().complete(request)  # waits for the gate
+            self.drawing += 1
+            self.most = max(self.most, self.drawing)
+            await asyncio.sleep(0.02)
+            self.drawing -= 1
+            return await super().complete(request)
+
+    pace = replace(CONFIG.pace, server_sequences=6, concurrent_groups=8)
+    config = replace(CONFIG, pace=pace, groups_per_visit=2, max_model_length=256)
+    async with Counting(tmp_path, "rollout-0", proofs=["zero", "all", "all"]) as server:
+        server.gate.clear()
+        with SampleLog(tmp_path, "actor") as log:
+            actor = actor_in(tmp_path, log, config)
+            object.__setattr__(actor.parts, "cache", with_model(actor.rollouts, Notes()))
+            running = asyncio.create_task(run_until(actor, lambda: actor.outcomes["published"] >= 8))
+            await until(lambda: len(server.requests) == 4)
+            assert [request["n"] for request in server.requests] == [1] * 4, "states of four problems at once"
+            server.gate.set()
+            await running
+    assert server.most == 2
+    assert actor._walking == 0
