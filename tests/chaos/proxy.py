@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -126,7 +126,7 @@ class Proxy:
     async def _stream(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        async for piece in answer.content.iter_any():
+        async for piece in _whole_events(answer):
             if self.down:
                 _break(request)
                 break
@@ -139,6 +139,15 @@ class Proxy:
                 await asyncio.sleep(0.05)
             await response.write(piece)
         return response
+
+
+async def _whole_events(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """What comes, up to the last line that is whole: one of which half is swallowed would be no event but a fault."""
+    rest = b""
+    async for piece in answer.content.iter_any():
+        lines, end, rest = (rest + piece).rpartition(b"\n")
+        if end:
+            yield lines + end
 
 
 def _break(request: web.Request) -> None:
