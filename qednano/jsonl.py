@@ -13,6 +13,11 @@ from qednano.errors import DataError
 _CHUNK = 1 << 16
 
 
+def writable(text: str) -> str:
+    """The text with lone surrogates replaced, which no file can hold."""
+    return text.encode(errors="replace").decode()
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All whole rows; none when there is no file. Raises DataError naming the line of a row that is no JSON object."""
     try:

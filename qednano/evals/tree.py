@@ -18,6 +18,7 @@ from qednano.data.schema import ProblemRow
 from qednano.errors import QedError, Unavailable
 from qednano.evals.calls import Call, Journal, SampleKey, Spent, Status, digest_of, request_key, seed_of
 from qednano.evals.lanes import Lanes
+from qednano.jsonl import writable
 from qednano.llm.chat import ChatModel, ChatParams, Message
 from qednano.llm.client import RequestRefused
 
@@ -170,8 +171,8 @@ class Sample:
                 replace(
                     call,
                     status=Status.ANSWERED,
-                    text=_writable(answer.text),
-                    reasoning=_writable(answer.reasoning),
+                    text=writable(answer.text),
+                    reasoning=writable(answer.reasoning),
                     finish_reason=answer.finish_reason,
                     prompt_tokens=answer.prompt_tokens,
                     completion_tokens=answer.completion_tokens,
@@ -272,11 +273,6 @@ async def _outcome(branch: Awaitable[T]) -> T | BranchFailed:
         return await branch
     except BranchFailed as error:
         return error
-
-
-def _writable(text: str) -> str:
-    """The text with lone surrogates replaced, which no file can hold."""
-    return text.encode("utf-8", "replace").decode()
 
 
 __all__ = [

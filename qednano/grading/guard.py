@@ -16,8 +16,9 @@ from qednano.data.schema import ProblemRow
 from qednano.errors import QedError, Unavailable
 from qednano.grading.attacks import ATTACKS
 from qednano.grading.interface import Failure, Grade, Grader
-from qednano.grading.jsonable import jsonable, writable
+from qednano.grading.jsonable import jsonable
 from qednano.grading.submission import submitted
+from qednano.jsonl import writable
 
 
 class Guarded:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from qednano.jsonl import writable
+
 
 def jsonable(value: Any) -> Any:
     """The value as plain JSON: lone surrogates replaced, numbers that JSON has not as text, others by their str."""
@@ -23,8 +25,3 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
     return writable(str(value))
-
-
-def writable(text: str) -> str:
-    """The text with lone surrogates replaced, which no file can hold."""
-    return text.encode(errors="replace").decode()

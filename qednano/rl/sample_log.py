@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qednano.grading.jsonable import writable
-from qednano.jsonl import RowWriter
+from qednano.jsonl import RowWriter, writable
 
 if TYPE_CHECKING:
     from qednano.rl.groups import GroupResult
