@@ -210,7 +210,7 @@ class Course:
     def _step(self) -> None:
         began = time.monotonic()
         batch = [self.lessons.examples[index] for index in self.lessons.order.batch(self.seen)]
-        step = self.session.train(documents(batch), negative_log_likelihood, interruptible=True)
+        step = self.session.train(documents(batch), negative_log_likelihood)
         self.seen += len(batch)
         self.loss = step.loss
         extra = {"entropy": step.sums["entropy"], "epoch": self.seen / self.lessons.order.per_epoch}
@@ -241,7 +241,7 @@ class Course:
             "validated": self._validated,
         }
         score = -self.validation_loss if self._validated == self.engine.step else None
-        self.session.save(state, score=score, wait=False)
+        self.session.save(state, score=score)
         self._saved = self.engine.step
 
     def _finish(self) -> Outcome:

@@ -254,7 +254,7 @@ class Trainer:
         documents = step_documents(intake.groups, config)
         loss = PolicyLoss(config.loss.at(self.engine.step), self.reference)
         names = (*FIELDS, REFERENCE) if config.served_reference else FIELDS
-        step = self.session.train(documents, loss, names, interruptible=True)
+        step = self.session.train(documents, loss, names)
         self.stale_groups += intake.stale
         rewards = [sample.reward for group in intake.groups for sample in group.samples]
         self.reward = sum(rewards) / max(1, len(rewards))
@@ -292,7 +292,6 @@ class Trainer:
             {"position": position, "staleGroups": self.stale_groups, "reward": self.reward},
             score=self.reward,
             then=lambda: self._acknowledge(position),
-            wait=False,
         )
         self._saved = self.engine.step
 

@@ -102,24 +102,17 @@ class Session:
             micro_batch_tokens=self.trainer.micro_batch_tokens,
         )
 
-    def train(
-        self,
-        documents: Sequence[Document],
-        loss: LossFunction,
-        field_names: Sequence[str] = (),
-        *,
-        interruptible: bool = False,
-    ) -> StepReport:
+    def train(self, documents: Sequence[Document], loss: LossFunction, field_names: Sequence[str] = ()) -> StepReport:
         """One optimizer step on documents that every rank gives alike.
 
         Raises NumericGuard after too many steps that were not finite; the last batch is left in ``anomalies/`` then.
-        Where `interruptible`, raises Interrupted when a stop is requested meanwhile: what `save` writes then is the
-        state before the step, random numbers included.
+        Raises Interrupted when a stop is requested meanwhile: what `save` writes then is the state before the step,
+        random numbers included.
         """
         batches = self.micro_batches(documents, field_names)
-        drawn = random_state() if interruptible else {}
+        drawn = random_state()
         try:
-            return self.engine.train_step(batches, loss, self.stop_requested if interruptible else None)
+            return self.engine.train_step(batches, loss, self.stop_requested)
         except Interrupted:
             set_random_state(drawn)
             raise
@@ -152,19 +145,16 @@ class Session:
         *,
         score: float | None = None,
         then: Callable[[], None] | None = None,
-        wait: bool = True,
     ) -> None:
         """Write a checkpoint of now. Every rank calls it with the same state.
 
-        Unless it has to `wait`, training goes on while a thread writes. `then` is called from this thread once the
-        checkpoint is complete: at the next `save`, `stop_requested` or `settle`. Highest `score`s are kept longest.
+        Training goes on while a thread writes. `then` is called from this thread once the checkpoint is complete: at
+        the next `save`, `stop_requested` or `settle`. Highest `score`s are kept longest.
         """
         self.settle()
         self._began = time.monotonic()
         self._then = [then] if then else []
         self.checkpoints.start(self.engine.step, state, self.engine.snapshot().write, score)
-        if wait:
-            self.settle()
 
     def settle(self) -> None:
         """Wait until the checkpoint being written is complete. Every rank calls it."""

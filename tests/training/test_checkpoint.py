@@ -124,7 +124,7 @@ def test_a_step_given_up_has_drawn_no_random_numbers():
     session = Session(None, Engine(), None, None, rows, None, total_steps=1)
     before = torch.get_rng_state()
     with pytest.raises(Interrupted):
-        session.train([], negative_log_likelihood, interruptible=True)
+        session.train([], negative_log_likelihood)
     assert torch.equal(torch.get_rng_state(), before)
 
 
