@@ -1,7 +1,8 @@
 """Documents to rows to micro-batches, with no padding and nothing shared between documents.
 
 A *document* is one prompt with one completion. Documents with the same prompt may share it: it is laid down once, and
-each completion goes on behind it, so that a group of RL samples pays for its prompt once. *Best-fit* packing, each
+each completion goes on behind it, so that a group of RL samples pays for its prompt once; a completion drawn twice is
+there once, too, and predicted twice. *Best-fit* packing, each
 document into the fullest row that still holds it, says how few micro-batches a step needs; documents are then spread
 over them by cost, which is quadratic in their length. Inside a micro-batch documents lie end to end in one flat row,
 so no padding exists; positions start at 0 in each document (behind a shared prompt: at its end), and `attention` never
@@ -110,7 +111,7 @@ class MicroBatch:
         return MicroBatch(**moved, layout=self.layout, fields=fields)
 
     def documents(self) -> list[torch.Tensor]:
-        """The token ids of each document, its prompt included."""
+        """The token ids of each document, its prompt included; documents that are alike once."""
         pieces = self.input_ids[0].split(list(self.layout.lengths))
         return [torch.cat([pieces[each] for each in document]) for document in self.layout.documents()]
 
@@ -204,7 +205,11 @@ def bundle(documents: Sequence[Document], most: int) -> list[list[int]]:
 
 
 def _prompt_key(document: Document) -> bytes:
-    return np.asarray(document.tokens[: document.prompt], dtype=np.int64).tobytes()
+    return _bytes(document.tokens[: document.prompt])
+
+
+def _bytes(tokens: Sequence[int]) -> bytes:
+    return np.asarray(tokens, dtype=np.int64).tobytes()
 
 
 def _spread(lengths: Sequence[int], costs: Sequence[float], capacity: int, count: int) -> list[list[int]] | None:
@@ -237,53 +242,64 @@ class _Piece:
     behind: int = -1
 
 
-def _pieces(documents: Sequence[Document], share: bool) -> list[_Piece]:
+def _pieces(documents: Sequence[Document], share: bool) -> tuple[list[_Piece], list[tuple[Document, int]]]:
+    """What is laid down, and of each document the piece in which its last tokens are."""
     keys = [_prompt_key(document) if share and document.prompt else None for document in documents]
     count = Counter(keys)
-    prompts: dict[bytes, int] = {}
+    found: dict[tuple[bytes, bytes], int] = {}  # by prompt and what follows it: the piece
     pieces: list[_Piece] = []
+    ends: list[tuple[Document, int]] = []
     for document, key in zip(documents, keys, strict=True):
         if key is None or count[key] == 1:
+            ends.append((document, len(pieces)))
             pieces.append(_Piece(document, 0, len(document.tokens)))
             continue
-        if key not in prompts:
-            prompts[key] = len(pieces)
+        if (key, b"") not in found:
+            found[key, b""] = len(pieces)
             pieces.append(_Piece(document, 0, document.prompt))
-        pieces.append(_Piece(document, document.prompt, len(document.tokens), prompts[key]))
-    return pieces
+        own = key, _bytes(document.tokens[document.prompt :])
+        if own not in found:
+            found[own] = len(pieces)
+            pieces.append(_Piece(document, document.prompt, len(document.tokens), found[key, b""]))
+        ends.append((document, found[own]))
+    return pieces, ends
 
 
 def collate(documents: Sequence[Document], field_names: Sequence[str] = (), share: bool = False) -> MicroBatch:
-    """Lay documents end to end; with `share`, a prompt that several begin with only once.
+    """Lay documents end to end; with `share`, a prompt that several begin with only once, and so what follows it where
+    that is the same too.
 
     With no documents, one token of weight 0: it keeps a rank in step with the others.
     """
     documents = documents or [Document([0], [0.0], {name: [0.0] for name in field_names})]
-    pieces = _pieces(documents, share)
+    pieces, owners = _pieces(documents, share)
     lengths = [piece.end - piece.start for piece in pieces]
     starts = np.cumsum([0, *lengths[:-1]])
     ends = starts + lengths
     behind = np.array([piece.behind for piece in pieces])
-
-    def joined(values: Callable[[Document], Sequence[float]], dtype: type) -> np.ndarray:
-        return np.concatenate([np.asarray(values(p.document)[p.start : p.end], dtype=dtype) for p in pieces])
-
-    tokens = joined(lambda document: document.tokens, np.int64)
-    weights = joined(lambda document: document.weights, np.float64)
+    tokens = np.concatenate([np.asarray(p.document.tokens[p.start : p.end], dtype=np.int64) for p in pieces])
     predictors = np.arange(len(tokens)) - 1
     predictors[starts] = np.where(behind < 0, -1, ends[behind] - 1)
-    places = np.flatnonzero((weights != 0) & (predictors >= 0))  # nobody predicts a document's first token
-    fields = {
-        name: joined(lambda document, name=name: document.fields[name], np.float64)[places] for name in field_names
-    }
+    # Per token of each document's last piece, which several documents may have: where it is in the row.
+    at = np.concatenate([np.arange(starts[piece], ends[piece]) for _, piece in owners])
+
+    def joined(values: Callable[[Document], Sequence[float]]) -> np.ndarray:
+        parts = [values(document)[pieces[piece].start :] for document, piece in owners]
+        return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+
+    weights = joined(lambda document: document.weights)
+    counted = np.flatnonzero((weights != 0) & (predictors[at] >= 0))  # nobody predicts a document's first token
+    fields = {name: joined(lambda document, name=name: document.fields[name])[counted] for name in field_names}
+    sample = np.repeat([document.index for document, _ in owners], [lengths[piece] for _, piece in owners])
+    at = at[counted]
     first = [piece.start for piece in pieces]
     return MicroBatch(
         input_ids=torch.from_numpy(tokens)[None],
         position_ids=torch.from_numpy(np.arange(len(tokens)) - np.repeat(starts - first, lengths))[None],
         layout=Layout(tuple(lengths), tuple(behind.tolist()) if (behind >= 0).any() else ()),
-        predictors=torch.from_numpy(predictors[places]),
-        targets=torch.from_numpy(tokens[places]),
-        weights=torch.from_numpy(weights[places].astype(np.float32)),
-        sample=torch.from_numpy(np.repeat([piece.document.index for piece in pieces], lengths)[places]),
+        predictors=torch.from_numpy(predictors[at]),
+        targets=torch.from_numpy(tokens[at]),
+        weights=torch.from_numpy(weights[counted].astype(np.float32)),
+        sample=torch.from_numpy(sample[counted]),
         fields={name: torch.from_numpy(values.astype(np.float32)) for name, values in fields.items()},
     )

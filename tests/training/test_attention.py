@@ -76,6 +76,14 @@ def policy_with(folder, name, monkeypatch):
     return load_policy(folder, dtype=torch.float32, options=PolicyOptions(attention=name))
 
 
+def assert_gradients(policy, expected):
+    """The policy's gradients are those expected of transformers' own model."""
+    grads = {name.removeprefix("causal_lm."): p.grad for name, p in policy.named_parameters()}
+    assert grads.keys() == expected.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
 def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name, monkeypatch):
     docs = documents()
@@ -84,12 +92,7 @@ def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name, mo
     logprobs, _ = policy(collate(docs), 0.8)
     (logprobs.sum() / 50).backward()
     torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=1e-5)
-    grads = {n.removeprefix("causal_lm."): p.grad for n, p in policy.named_parameters()}
-    assert grads.keys() == expected_grads.keys()
-    for parameter, grad in grads.items():
-        torch.testing.assert_close(
-            grad, expected_grads[parameter], rtol=1e-4, atol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}"
-        )
+    assert_gradients(policy, expected_grads)
 
 
 def test_flex_attention_agrees_in_the_forward_pass(model_folder):
@@ -216,11 +219,24 @@ def test_a_prompt_laid_down_once_gives_what_each_sample_gives_alone(model_folder
     (logprobs.sum() / 50).backward()
     in_order = logprobs.detach()[shared.sample.argsort(stable=True)]
     torch.testing.assert_close(in_order, expected, rtol=0, atol=1e-5)
-    for parameter, tensor in policy.named_parameters():
-        own = parameter.removeprefix("causal_lm.")
-        torch.testing.assert_close(
-            tensor.grad, expected_grads[own], rtol=1e-4, atol=1e-5, msg=lambda m, p=own: f"{p}: {m}"
-        )
+    assert_gradients(policy, expected_grads)
+
+
+@pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
+def test_samples_that_are_alike_are_computed_once_and_all_count(model_folder, name, monkeypatch):
+    first = groups()
+    again = [replace(document, index=len(first) + at) for at, document in enumerate(first[:-1:2])]
+    docs = [*first, *again]
+    expected, expected_grads = alone(model_folder, docs)
+    policy = policy_with(model_folder, name, monkeypatch)
+    twice = collate(docs, share=True)
+    assert twice.tokens == collate(first, share=True).tokens + sum(len(d.tokens) for d in again if not d.prompt)
+    assert any(document.prompt for document in again)
+    logprobs, _ = policy(twice)
+    (logprobs.sum() / 50).backward()
+    in_order = logprobs.detach()[twice.sample.argsort(stable=True)]
+    torch.testing.assert_close(in_order, expected, rtol=0, atol=1e-5)
+    assert_gradients(policy, expected_grads)
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])

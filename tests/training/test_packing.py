@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,23 @@ def test_a_shared_prompt_is_there_once_and_predicts_the_first_token_of_each_of_i
     assert batch.fields["x"].tolist() == [2, 3, 2, 2]
     assert [each.tolist() for each in batch.documents()] == [[1, 2, 3, 4], [1, 9, 3], [1, 2, 5]]
     assert batch.layout.seen() == [0, 2, 0, 2]
+
+
+def test_samples_that_are_alike_are_there_once_and_each_predicts_its_tokens_with_its_own_numbers():
+    docs = [sample([1, 2], [3, 4], 0), sample([1, 2], [5], 1), sample([1, 2], [3, 4], 2), sample([9], [3, 4], 3)]
+    docs[2] = replace(docs[2], weights=[0.0, 0.0, 0.1, 0.2], fields={"x": [0, 0, 7, 8]})
+    batch = collate(docs, ["x"], share=True)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 9, 3, 4]]
+    assert batch.layout == Layout((2, 2, 1, 3), (-1, 0, 0, -1))
+    assert batch.sample.tolist() == [0, 0, 1, 2, 2, 3, 3]
+    assert batch.predictors.tolist() == [1, 2, 1, 1, 2, 5, 6]
+    assert batch.targets.tolist() == [3, 4, 5, 3, 4, 3, 4]
+    assert batch.weights.tolist() == pytest.approx([0.5, 0.5, 0.5, 0.1, 0.2, 0.5, 0.5])
+    assert batch.fields["x"].tolist() == [2, 3, 2, 7, 8, 1, 2]
+    assert [each.tolist() for each in batch.documents()] == [[1, 2, 3, 4], [1, 2, 5], [9, 3, 4]]
+    only = collate([docs[0], docs[2]], share=True)
+    assert only.input_ids.tolist() == [[1, 2, 3, 4]] and only.sample.tolist() == [0, 0, 2, 2]
+    assert collate(docs, share=False).tokens == sum(len(document.tokens) for document in docs)
 
 
 def test_samples_of_a_prompt_go_together_in_bundles_that_leave_room_to_balance():
