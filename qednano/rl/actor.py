@@ -29,7 +29,7 @@ from qednano.rl.backpressure import Ahead, Pace, decodable, room
 from qednano.rl.bill import Bill
 from qednano.rl.curriculum import Curriculum, group_id, undecided
 from qednano.rl.generation import Drawn, request_seed
-from qednano.rl.groups import GroupResult, group_outcome, judge, window_metrics
+from qednano.rl.groups import GroupResult, barren, group_outcome, judge, window_metrics
 from qednano.rl.reasoning_cache import ReasoningCache
 from qednano.rl.rewards import RewardShaping
 from qednano.rl.rollouts import Rollouts
@@ -97,6 +97,7 @@ class Actor:
         self._decodable = 1
         self.outcomes: Counter[str] = Counter()
         self._ungraded_in_a_row = 0
+        self._barren = ""
         self._recent: deque[GroupResult] = deque(maxlen=_WINDOW)
         self._tokens: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._next_report = 0.0
@@ -261,6 +262,9 @@ class Actor:
         self.outcomes[result.outcome] += 1
         metrics.GROUPS.labels(result.outcome).inc()
         self._recent.append(result)
+        before, self._barren = self._barren, barren(self._recent) if len(self._recent) == _WINDOW else ""
+        if self._barren and not before:
+            log.warning("%s", self._barren)
         tokens = sum(len(item.sample.completion_ids) for item in result.samples)
         self._tokens.append((time.monotonic(), tokens))
         metrics.TOKENS_GENERATED.inc(tokens)
@@ -313,8 +317,11 @@ class Actor:
                 "groupsInFlight": in_flight,
                 "graderFailurePercent": self.parts.health.failure_percent,
             },
-            message=", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items())) if servers else None,
+            message=(self._barren or self._tally()) if servers else None,
         )
+
+    def _tally(self) -> str:
+        return ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
 
     def _set_rewards(self, shown: dict[str, float]) -> None:
         metrics.REWARD_MEAN.set(shown.get("reward", 0.0))

@@ -101,3 +101,20 @@ def window_metrics(results: Sequence[GroupResult] | deque[GroupResult], trainer_
         "truncatedShare": sum(item.sample.finish_reason == "length" for item in items) / len(items),
         "zeroVarianceShare": sum(result.outcome == "zero-variance" for result in groups) / len(groups),
     }
+
+
+def barren(results: Sequence[GroupResult] | deque[GroupResult]) -> str:
+    """Why nothing can be learned from groups that all went for want of variance; empty when one did not."""
+    if not results or any(result.outcome != "zero-variance" for result in results):
+        return ""
+    rewards = [item.sample.reward for result in results for item in result.samples if item.outcome == "kept"]
+    mean = sum(rewards) / len(rewards)
+    cause = (
+        "the problems are too hard for the model" if mean < 0.2
+        else "the problems are too easy for the model" if mean > 0.8
+        else "the grader tells proofs of a problem apart too little, or a problem's samples are all the same"
+    )  # fmt: skip
+    return (
+        f"in each of the last {len(results)} groups all samples have the same reward (mean {mean:.2f}), which teaches "
+        f"nothing: {cause}. See the samples in samples/, and filter the dataset by pass rate or raise groupSize"
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from dataclasses import replace
@@ -22,7 +23,7 @@ from qednano.rl.actor import Actor, ActorConfig, Parts
 from qednano.rl.backpressure import Ahead, Pace, room
 from qednano.rl.curriculum import Curriculum, PassRates, group_id
 from qednano.rl.generation import Drawn, request_seed
-from qednano.rl.groups import group_outcome, judge
+from qednano.rl.groups import GroupResult, barren, group_outcome, judge
 from qednano.rl.pool import Pool
 from qednano.rl.rewards import RewardShaping
 from qednano.rl.rollouts import Rollouts
@@ -184,6 +185,28 @@ async def test_groups_without_variance_are_replaced_by_others(tmp_path):
             assert not consume_all(tmp_path)
             server.proofs = ["all", "zero"]
             await run_until(actor, lambda: actor.outcomes["published"] >= 4)
+
+
+async def test_a_run_that_has_nothing_to_learn_from_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("qednano.rl.actor.REPORT_SECONDS", 0.0)
+    with SampleLog(tmp_path, "actor") as log:
+        async with StandIn(tmp_path, "rollout-0", proofs=["zero"]) as server:
+            actor = actor_in(tmp_path, log)
+            said = "each of the last 64 groups .* same reward .mean 0.00.*too hard for the model.*filter the dataset"
+            await run_until(actor, lambda: re.search(said, actor._reporter.report().message))
+            await run_until(actor, lambda: actor.outcomes["zero-variance"] >= 100)
+            assert sum(bool(re.search(said, record.getMessage())) for record in caplog.records) == 1
+            server.proofs = ["all", "zero"]
+            await run_until(actor, lambda: actor.outcomes["published"] >= 1)
+            assert "1 published" in actor._reporter.report().message
+
+
+@pytest.mark.parametrize(("reward", "cause"), [(0.0, "too hard"), (1.0, "too easy"), (0.5, "tells proofs")])
+def test_what_teaches_nothing_has_a_likely_cause(reward, cause):
+    kept = judge(batch("stop", "stop"), Prompt([1]), [Grade(7 * reward)] * 2, ["x"] * 2, RewardShaping())
+    result = GroupResult("0", "p", "zero-variance", kept)
+    assert cause in barren([result] * 3)
+    assert not barren([result, replace(result, outcome="published")]) and not barren([])
 
 
 async def test_a_group_that_grew_too_old_while_it_was_made_is_not_published(tmp_path):
