@@ -262,9 +262,6 @@ class Actor:
         self.outcomes[result.outcome] += 1
         metrics.GROUPS.labels(result.outcome).inc()
         self._recent.append(result)
-        before, self._barren = self._barren, barren(self._recent) if len(self._recent) == _WINDOW else ""
-        if self._barren and not before:
-            log.warning("%s", self._barren)
         tokens = sum(len(item.sample.completion_ids) for item in result.samples)
         self._tokens.append((time.monotonic(), tokens))
         metrics.TOKENS_GENERATED.inc(tokens)
@@ -291,6 +288,9 @@ class Actor:
             self._tokens.popleft()
         span = max(1e-9, now - self._tokens[0][0])
         shown = window_metrics(self._recent, self._version)
+        before, self._barren = self._barren, barren(shown, _WINDOW) if len(self._recent) == _WINDOW else ""
+        if self._barren and not before:
+            log.warning("%s", self._barren)
         servers, (queued, _) = len(self.pool.servers()), await asyncio.to_thread(self.stream.backlog)
         metrics.POOL_SERVERS.set(servers)
         metrics.QUEUE_DEPTH.set(queued)
@@ -303,6 +303,7 @@ class Actor:
             used = self.parts.bill.headlines()
             await asyncio.to_thread(self.parts.bill.save)
         published = self.outcomes["published"]
+        tally = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
         self._reporter.update(
             stage="Sampling" if published or in_flight else "Waiting",
             unit="group",
@@ -317,11 +318,8 @@ class Actor:
                 "groupsInFlight": in_flight,
                 "graderFailurePercent": self.parts.health.failure_percent,
             },
-            message=(self._barren or self._tally()) if servers else None,
+            message=(self._barren or tally) if servers else None,
         )
-
-    def _tally(self) -> str:
-        return ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
 
     def _set_rewards(self, shown: dict[str, float]) -> None:
         metrics.REWARD_MEAN.set(shown.get("reward", 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qednano.api.rlrun import Overlong
@@ -103,18 +103,18 @@ def window_metrics(results: Sequence[GroupResult] | deque[GroupResult], trainer_
     }
 
 
-def barren(results: Sequence[GroupResult] | deque[GroupResult]) -> str:
-    """Why nothing can be learned from groups that all went for want of variance; empty when one did not."""
-    if not results or any(result.outcome != "zero-variance" for result in results):
+def barren(shown: Mapping[str, float], groups: int) -> str:
+    """Why nothing can be learned from so many groups, by their `window_metrics`: all went for want of variance. Empty
+    when one did not."""
+    if shown.get("zeroVarianceShare") != 1:
         return ""
-    rewards = [item.sample.reward for result in results for item in result.samples if item.outcome == "kept"]
-    mean = sum(rewards) / len(rewards)
+    mean = shown["reward"]
     cause = (
         "the problems are too hard for the model" if mean < 0.2
         else "the problems are too easy for the model" if mean > 0.8
         else "the grader tells proofs of a problem apart too little, or a problem's samples are all the same"
     )  # fmt: skip
     return (
-        f"in each of the last {len(results)} groups all samples have the same reward (mean {mean:.2f}), which teaches "
+        f"in each of the last {groups} groups all samples have the same reward (mean {mean:.2f}), which teaches "
         f"nothing: {cause}. See the samples in samples/, and filter the dataset by pass rate or raise groupSize"
     )

@@ -2,11 +2,10 @@
 
 A *document* is one prompt with one completion. Documents with the same prompt may share it: it is laid down once, and
 each completion goes on behind it, so that a group of RL samples pays for its prompt once; a completion drawn twice is
-there once, too, and predicted twice. *Best-fit* packing, each
-document into the fullest row that still holds it, says how few micro-batches a step needs; documents are then spread
-over them by cost, which is quadratic in their length. Inside a micro-batch documents lie end to end in one flat row,
-so no padding exists; positions start at 0 in each document (behind a shared prompt: at its end), and `attention` never
-crosses their boundaries.
+there once, too, and predicted twice. *Best-fit* packing, each document into the fullest row that still holds it, says
+how few micro-batches a step needs; documents are then spread over them by cost, which is quadratic in their length.
+Inside a micro-batch documents lie end to end in one flat row, so no padding exists; positions start at 0 in each
+document (behind a shared prompt: at its end), and `attention` never crosses their boundaries.
 This module knows nothing of models, losses or tokenizers.
 """
 
@@ -248,21 +247,23 @@ def _pieces(documents: Sequence[Document], share: bool) -> tuple[list[_Piece], l
     count = Counter(keys)
     found: dict[tuple[bytes, bytes], int] = {}  # by prompt and what follows it: the piece
     pieces: list[_Piece] = []
-    ends: list[tuple[Document, int]] = []
+    owners: list[tuple[Document, int]] = []
+
+    def laid(what: tuple[bytes, bytes], piece: _Piece) -> int:
+        if what not in found:
+            found[what] = len(pieces)
+            pieces.append(piece)
+        return found[what]
+
     for document, key in zip(documents, keys, strict=True):
         if key is None or count[key] == 1:
-            ends.append((document, len(pieces)))
+            owners.append((document, len(pieces)))
             pieces.append(_Piece(document, 0, len(document.tokens)))
             continue
-        if (key, b"") not in found:
-            found[key, b""] = len(pieces)
-            pieces.append(_Piece(document, 0, document.prompt))
-        own = key, _bytes(document.tokens[document.prompt :])
-        if own not in found:
-            found[own] = len(pieces)
-            pieces.append(_Piece(document, document.prompt, len(document.tokens), found[key, b""]))
-        ends.append((document, found[own]))
-    return pieces, ends
+        prompt = laid((key, b""), _Piece(document, 0, document.prompt))
+        own = _Piece(document, document.prompt, len(document.tokens), prompt)
+        owners.append((document, laid((key, _bytes(document.tokens[document.prompt :])), own)))
+    return pieces, owners
 
 
 def collate(documents: Sequence[Document], field_names: Sequence[str] = (), share: bool = False) -> MicroBatch:

@@ -23,7 +23,7 @@ from qednano.rl.actor import Actor, ActorConfig, Parts
 from qednano.rl.backpressure import Ahead, Pace, room
 from qednano.rl.curriculum import Curriculum, PassRates, group_id
 from qednano.rl.generation import Drawn, request_seed
-from qednano.rl.groups import GroupResult, barren, group_outcome, judge
+from qednano.rl.groups import GroupResult, barren, group_outcome, judge, window_metrics
 from qednano.rl.pool import Pool
 from qednano.rl.rewards import RewardShaping
 from qednano.rl.rollouts import Rollouts
@@ -205,8 +205,9 @@ async def test_a_run_that_has_nothing_to_learn_from_says_so_and_goes_on(tmp_path
 def test_what_teaches_nothing_has_a_likely_cause(reward, cause):
     kept = judge(batch("stop", "stop"), Prompt([1]), [Grade(7 * reward)] * 2, ["x"] * 2, RewardShaping())
     result = GroupResult("0", "p", "zero-variance", kept)
-    assert cause in barren([result] * 3)
-    assert not barren([result, replace(result, outcome="published")]) and not barren([])
+    assert cause in barren(window_metrics([result] * 3, 5), 3)
+    one_published = [result, replace(result, outcome="published")]
+    assert not barren(window_metrics(one_published, 5), 2) and not barren(window_metrics([], 5), 0)
 
 
 async def test_a_group_that_grew_too_old_while_it_was_made_is_not_published(tmp_path):

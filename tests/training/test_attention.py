@@ -76,23 +76,24 @@ def policy_with(folder, name, monkeypatch):
     return load_policy(folder, dtype=torch.float32, options=PolicyOptions(attention=name))
 
 
-def assert_gradients(policy, expected):
-    """The policy's gradients are those expected of transformers' own model."""
+def assert_as_alone(policy, batch, docs, folder, temperature=1.0):
+    """Log-probs and gradients of the batch are those of transformers' own model, one document at a time."""
+    expected, expected_grads = alone(folder, docs, temperature)
+    logprobs, _ = policy(batch, temperature)
+    (logprobs.sum() / 50).backward()
+    in_order = logprobs.detach()[batch.sample.argsort(stable=True)]
+    torch.testing.assert_close(in_order, expected, rtol=0, atol=1e-5)
     grads = {name.removeprefix("causal_lm."): p.grad for name, p in policy.named_parameters()}
-    assert grads.keys() == expected.keys()
+    assert grads.keys() == expected_grads.keys()
     for name, grad in grads.items():
-        torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
 def test_packed_equals_unpacked_in_logprobs_and_gradients(model_folder, name, monkeypatch):
     docs = documents()
-    expected, expected_grads = alone(model_folder, docs, temperature=0.8)
     policy = policy_with(model_folder, name, monkeypatch)
-    logprobs, _ = policy(collate(docs), 0.8)
-    (logprobs.sum() / 50).backward()
-    torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=1e-5)
-    assert_gradients(policy, expected_grads)
+    assert_as_alone(policy, collate(docs), docs, model_folder, temperature=0.8)
 
 
 def test_flex_attention_agrees_in_the_forward_pass(model_folder):
@@ -211,15 +212,10 @@ def groups(seed: int = 0) -> list[Document]:
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
 def test_a_prompt_laid_down_once_gives_what_each_sample_gives_alone(model_folder, name, monkeypatch):
     docs = groups()
-    expected, expected_grads = alone(model_folder, docs, temperature=0.8)
     policy = policy_with(model_folder, name, monkeypatch)
     shared = collate(docs, share=True)
     assert shared.tokens == sum(len(d.tokens) for d in docs) - sum(length * (n - 1) for length, n in PROMPTS.items())
-    logprobs, _ = policy(shared, 0.8)
-    (logprobs.sum() / 50).backward()
-    in_order = logprobs.detach()[shared.sample.argsort(stable=True)]
-    torch.testing.assert_close(in_order, expected, rtol=0, atol=1e-5)
-    assert_gradients(policy, expected_grads)
+    assert_as_alone(policy, shared, docs, model_folder, temperature=0.8)
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
@@ -227,16 +223,11 @@ def test_samples_that_are_alike_are_computed_once_and_all_count(model_folder, na
     first = groups()
     again = [replace(document, index=len(first) + at) for at, document in enumerate(first[:-1:2])]
     docs = [*first, *again]
-    expected, expected_grads = alone(model_folder, docs)
     policy = policy_with(model_folder, name, monkeypatch)
     twice = collate(docs, share=True)
     assert twice.tokens == collate(first, share=True).tokens + sum(len(d.tokens) for d in again if not d.prompt)
     assert any(document.prompt for document in again)
-    logprobs, _ = policy(twice)
-    (logprobs.sum() / 50).backward()
-    in_order = logprobs.detach()[twice.sample.argsort(stable=True)]
-    torch.testing.assert_close(in_order, expected, rtol=0, atol=1e-5)
-    assert_gradients(policy, expected_grads)
+    assert_as_alone(policy, twice, docs, model_folder)
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, BLOCK_MASK, FLASH])
